@@ -1,0 +1,1 @@
+//! Recovery state machines: senders, sessions, fences, budgets, verdicts and plans.

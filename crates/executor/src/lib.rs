@@ -1,0 +1,1 @@
+//! Stepwise execution of recovery plans.

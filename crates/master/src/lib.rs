@@ -1,0 +1,1 @@
+//! The assignment authority: pure rules, stores, service.

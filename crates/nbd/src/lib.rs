@@ -1,0 +1,1 @@
+//! NBD server protocol over a small back-end trait.

@@ -1,0 +1,1 @@
+//! The moorline binary's library: sockets, ring, timers, files, configuration and commands.

@@ -1,0 +1,2 @@
+//! Parses, wires and waits.
+fn main() {}

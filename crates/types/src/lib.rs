@@ -1,0 +1,1 @@
+//! The vocabulary: LSNs, epochs, ids, time, geometry, device operations and payload buffers.

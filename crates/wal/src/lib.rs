@@ -1,0 +1,1 @@
+//! The log of one replica: records, frames, ring, group commit, opening, retained history.

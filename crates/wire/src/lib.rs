@@ -1,0 +1,1 @@
+//! Replication frames, control messages and their codec.
