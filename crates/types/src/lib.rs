@@ -9,12 +9,14 @@
 //! | `ids.rs` | volumes, servers, replicas, stores, boots, sessions |
 //! | `time.rs` | [`Instant`], nanoseconds of a clock that the caller reads |
 //! | `geometry.rs` | 4 KiB blocks and ranges of them |
+//! | `assignment.rs` | [`AssignmentLine`], [`Member`]: the newest recorded line about a volume |
 //! | `policy.rs` | [`Policy`], [`AckPoint`]: when a write may be acknowledged |
 //! | `payload.rs` | [`PageBuf`], [`Payload`], [`BufferPool`]: aligned, pooled, shared bytes |
 //! | `device_op.rs` | [`DeviceOp`], [`DeviceDone`]: what a store asks of its device |
 
 #![forbid(unsafe_code)]
 
+mod assignment;
 mod device_op;
 mod epoch;
 mod geometry;
@@ -24,6 +26,7 @@ mod payload;
 mod policy;
 mod time;
 
+pub use assignment::{AssignmentLine, Member, NoQuorum};
 pub use device_op::{
     DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome, OpId, OpOwner, WriteMode,
 };
