@@ -8,7 +8,7 @@ mod direct;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -57,11 +57,7 @@ fn holds(file: &File, block: u64, fill: u8) -> bool {
 }
 
 fn is_eio(result: io::Result<()>) -> bool {
-    result.is_err_and(|error| error.raw_os_error() == Some(libc_eio()))
-}
-
-fn libc_eio() -> i32 {
-    rustix::io::Errno::IO.raw_os_error()
+    result.is_err_and(|error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()))
 }
 
 #[test]
@@ -184,6 +180,24 @@ fn a_lying_sync_loses_what_it_promised() {
     disk.cut(CutMode::Drop).unwrap();
     disk.power_on().unwrap();
     assert!(holds(&open_direct(disk.device_path()), 0, 0));
+}
+
+#[test]
+fn a_write_with_o_dsync_to_the_file_survives_and_takes_no_other_along() {
+    let (disk, _dir) = disk(12);
+    let plain = File::options().write(true).open(disk.file_path()).unwrap();
+    let durable = File::options()
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::DSYNC.bits().cast_signed())
+        .open(disk.file_path())
+        .unwrap();
+    write(&plain, 0, 1).unwrap();
+    write(&plain, 1, 1).unwrap();
+    write(&durable, 1, 2).unwrap();
+    disk.cut(CutMode::Drop).unwrap();
+    disk.power_on().unwrap();
+    let file = open_direct(disk.device_path());
+    assert!(holds(&file, 0, 0) && holds(&file, 1, 2));
 }
 
 #[test]
@@ -317,7 +331,7 @@ fn nothing_is_left_behind_even_when_the_daemon_is_killed() {
     ];
     let mut process = Command::new(env!("CARGO_BIN_EXE_moorline-rig"));
     process
-        .args(["serve", "--size", "1MiB"])
+        .args(["serve", "--size", "64MiB"])
         .stdout(Stdio::piped());
     for (option, name) in places {
         process.arg(option).arg(dir.path().join(name));
