@@ -1,0 +1,462 @@
+//! A master and its servers as processes started by hand, so that the scenario knows each pid.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use super::context::Context;
+use super::status::{Epoch, VolumeStatus};
+use crate::error::{During, Failure, Result, ensure, fail};
+use crate::interrupt::{Look, wait_for};
+use crate::process::{Daemon, Finished, Tool};
+
+/// The volume that every scenario uses.
+pub(crate) const VOLUME: &str = "demo";
+/// How long a member's or the master's lease is, at most, by default.
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// How long a process may take to end when asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+/// How long a healthy cluster may take to serve a volume, or to bring a member back in sync.
+pub(crate) const SETTLE: Duration = Duration::from_secs(60);
+
+/// Where a server keeps its store.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// A file in this directory.
+    Dir(PathBuf),
+    /// A raw block device.
+    Device(PathBuf),
+}
+
+/// How to set up a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// One server per place.
+    pub(crate) places: Vec<Place>,
+    /// The volume's size, as the command line takes it.
+    pub(crate) size: &'static str,
+    /// The volume's policy.
+    pub(crate) policy: &'static str,
+    /// Environment for the servers.
+    pub(crate) env: Vec<(&'static str, String)>,
+}
+
+impl Spec {
+    /// `count` servers with a directory each, and a 512 MiB volume on all of them.
+    pub(crate) fn dirs(ctx: &Context, count: usize) -> Self {
+        Self::dirs_named(ctx, "s", count)
+    }
+
+    /// The same, with directories of another name.
+    pub(crate) fn dirs_named(ctx: &Context, name: &str, count: usize) -> Self {
+        let places = (1..=count)
+            .map(|n| Place::Dir(ctx.path(&format!("{name}{n}"))))
+            .collect();
+        Self {
+            places,
+            size: "512MiB",
+            policy: "sync_quorum",
+            env: Vec::new(),
+        }
+    }
+}
+
+/// One volume server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// Its id: s1, s2, ...
+    pub(crate) id: String,
+    /// Where its store is.
+    pub(crate) place: Place,
+    /// Where it serves NBD.
+    pub(crate) nbd: SocketAddr,
+    data: SocketAddr,
+    control: SocketAddr,
+    process: Option<Daemon>,
+}
+
+/// A master and its servers. Dropping it kills them all.
+#[derive(Debug)]
+pub(crate) struct Cluster<'a> {
+    ctx: &'a Context,
+    spec: Spec,
+    master_name: &'static str,
+    /// The master's address.
+    pub(crate) master_addr: SocketAddr,
+    master: Option<Daemon>,
+    /// The servers, in order of their ids.
+    pub(crate) servers: Vec<Server>,
+}
+
+impl<'a> Cluster<'a> {
+    /// Starts the processes; no volume yet.
+    pub(crate) fn start(ctx: &'a Context, spec: Spec) -> Result<Self> {
+        Self::start_named(ctx, spec, "master")
+    }
+
+    /// The same, with another name for the master's directory and log.
+    pub(crate) fn start_named(
+        ctx: &'a Context,
+        spec: Spec,
+        master_name: &'static str,
+    ) -> Result<Self> {
+        let master_addr = ctx.address()?;
+        let mut servers = Vec::new();
+        for (n, place) in spec.places.iter().enumerate() {
+            servers.push(Server {
+                id: format!("s{}", n + 1),
+                place: place.clone(),
+                nbd: ctx.address()?,
+                data: ctx.address()?,
+                control: ctx.address()?,
+                process: None,
+            });
+        }
+        let mut cluster = Self {
+            ctx,
+            spec,
+            master_name,
+            master_addr,
+            master: None,
+            servers,
+        };
+        cluster.start_master()?;
+        for at in 0..cluster.servers.len() {
+            cluster.start_server(at)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts the processes, creates the volume with a replica on every server, and waits until it is whole.
+    pub(crate) fn with_volume(ctx: &'a Context, spec: Spec) -> Result<Self> {
+        ctx.step(format!(
+            "starting a master and {} servers",
+            spec.places.len()
+        ));
+        let cluster = Self::start(ctx, spec)?;
+        cluster.create_volume()?;
+        let status = cluster.wait_whole()?;
+        ctx.step(status.summary());
+        Ok(cluster)
+    }
+
+    /// Starts the master.
+    pub(crate) fn start_master(&mut self) -> Result<()> {
+        let mut args: Vec<OsString> = vec!["master".into(), "--dir".into()];
+        args.push(self.ctx.path(self.master_name).into());
+        args.extend(["--listen".into(), self.master_addr.to_string().into()]);
+        let log = self.ctx.path(&format!("{}.log", self.master_name));
+        self.master = Some(Daemon::start("master", self.ctx.binary(), args, &log)?);
+        Ok(())
+    }
+
+    /// Starts a server that is not running.
+    pub(crate) fn start_server(&mut self, at: usize) -> Result<()> {
+        let master = self.master_addr.to_string();
+        let server = &mut self.servers[at];
+        let mut args: Vec<OsString> = vec![
+            "serve".into(),
+            "--server-id".into(),
+            server.id.clone().into(),
+        ];
+        match &server.place {
+            Place::Dir(dir) => {
+                std::fs::create_dir_all(dir).during(format!("creating {}", dir.display()))?;
+                args.extend(["--dir".into(), dir.into()]);
+            }
+            Place::Device(device) => args.extend(["--device".into(), device.into()]),
+        }
+        for (flag, value) in [
+            ("--master", master),
+            ("--data", server.data.to_string()),
+            ("--control", server.control.to_string()),
+            ("--nbd", server.nbd.to_string()),
+        ] {
+            args.extend([flag.into(), value.into()]);
+        }
+        let mut program: Vec<OsString> = self
+            .spec
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}").into())
+            .collect();
+        program.push(self.ctx.binary().into());
+        program.extend(args);
+        let log = self.ctx.path(&format!("{}.log", server.id));
+        // `env` execs: the pid stays the server's.
+        let process = Daemon::start(
+            &server.id,
+            std::path::Path::new("/usr/bin/env"),
+            program,
+            &log,
+        )?;
+        server.process = Some(process);
+        Ok(())
+    }
+
+    /// Ends a server with SIGKILL; says when.
+    pub(crate) fn kill_server(&mut self, at: usize) -> Instant {
+        let when = Instant::now();
+        if let Some(mut process) = self.servers[at].process.take() {
+            process.kill();
+        }
+        when
+    }
+
+    /// Sends a signal to a running server.
+    pub(crate) fn signal_server(&mut self, at: usize, signal: Signal) -> Result<()> {
+        let server = &mut self.servers[at];
+        match &mut server.process {
+            Some(process) => process.signal(signal),
+            None => fail!("{} is not running", server.id),
+        }
+    }
+
+    /// Waits for a server to end by itself, and says with which code.
+    pub(crate) fn wait_end(&mut self, at: usize, limit: Duration) -> Result<Option<i32>> {
+        match self.servers[at].process.take() {
+            Some(mut process) => Ok(process.wait(limit)?.code()),
+            None => fail!("{} is not running", self.servers[at].id),
+        }
+    }
+
+    /// Ends the servers and then the master, each by SIGTERM, and demands that they end well.
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        // All at once, as a power switch would: a server must not wait for a peer that is going too.
+        for server in &mut self.servers {
+            if let Some(process) = &mut server.process {
+                process.signal(Signal::TERM)?;
+            }
+        }
+        let master = self.master.take();
+        for process in self
+            .servers
+            .iter_mut()
+            .filter_map(|server| server.process.take())
+            .chain(master)
+        {
+            let mut process = process;
+            if process.name() == "master" {
+                process.signal(Signal::TERM)?;
+            }
+            let status = process.wait(STOP_LIMIT)?;
+            ensure!(
+                status.success(),
+                "{} ended with {status} when asked to stop",
+                process.name()
+            );
+        }
+        Ok(())
+    }
+
+    /// Kills everything that runs.
+    pub(crate) fn kill_all(&mut self) {
+        for at in 0..self.servers.len() {
+            self.kill_server(at);
+        }
+    }
+
+    /// Fails when a process that should be running has ended.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        let processes = self
+            .servers
+            .iter_mut()
+            .filter_map(|server| server.process.as_mut());
+        for process in processes.chain(self.master.as_mut()) {
+            if let Some(status) = process.ended()? {
+                fail!(
+                    "{} has ended by itself with {status}; see {}",
+                    process.name(),
+                    process.log().display()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A client command of the binary, aimed at this cluster's master.
+    pub(crate) fn command<'t>(&self, args: impl IntoIterator<Item = &'t str>) -> Tool {
+        Tool::new(self.ctx.binary())
+            .args(args)
+            .args(["--master", &self.master_addr.to_string()])
+    }
+
+    /// Creates the volume; asks again while the servers have not all told the master of themselves.
+    pub(crate) fn create_volume(&self) -> Result<()> {
+        let replicas = self.servers.len().to_string();
+        let args = [
+            "volume",
+            "create",
+            VOLUME,
+            "--size",
+            self.spec.size,
+            "--replicas",
+            &replicas,
+            "--policy",
+            self.spec.policy,
+        ];
+        wait_for("creating the volume", SETTLE, || {
+            let finished = self.command(args).run()?;
+            Ok(match finished.code() {
+                Some(0) => Look::There(()),
+                _ => Look::NotYet(finished.output().trim().to_owned()),
+            })
+        })
+    }
+
+    /// The volume's status, once.
+    pub(crate) fn status(&self) -> Result<VolumeStatus> {
+        let finished = self.raw_status()?;
+        match finished.code() {
+            // 4: degraded, which is a status like any other here.
+            Some(0 | 4) => VolumeStatus::parse(&finished.stdout),
+            _ => Err(finished.into_failure()),
+        }
+    }
+
+    /// `volume status --json`, however it ended.
+    pub(crate) fn raw_status(&self) -> Result<Finished> {
+        self.command(["volume", "status", VOLUME, "--json"]).run()
+    }
+
+    /// Waits until the status satisfies `accept`.
+    pub(crate) fn wait_status(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut accept: impl FnMut(&VolumeStatus) -> bool,
+    ) -> Result<VolumeStatus> {
+        wait_for(what, limit, || match self.status() {
+            Ok(status) if accept(&status) => Ok(Look::There(status)),
+            Ok(status) => Ok(Look::NotYet(status.summary())),
+            // In the middle of a failover the command may fail; only the limit decides.
+            Err(Failure::Interrupted) => Err(Failure::Interrupted),
+            Err(error) => Ok(Look::NotYet(error.to_string())),
+        })
+    }
+
+    /// Waits until every replica is in sync under a primary.
+    pub(crate) fn wait_whole(&self) -> Result<VolumeStatus> {
+        let count = self.servers.len();
+        self.wait_status("the volume being whole", SETTLE, |status| {
+            status.is_whole(count)
+        })
+    }
+
+    /// Waits for a primary in an epoch above `old`.
+    pub(crate) fn wait_new_epoch(&self, old: Epoch, limit: Duration) -> Result<VolumeStatus> {
+        self.wait_status(
+            &format!("a primary in an epoch above {old}"),
+            limit,
+            |status| status.epoch > old && status.primary.is_some(),
+        )
+    }
+
+    /// Which server is primary.
+    pub(crate) fn primary(&self) -> Result<usize> {
+        let status = self.status()?;
+        match status.primary.as_deref().and_then(|id| self.position(id)) {
+            Some(at) => Ok(at),
+            None => fail!("no primary: {}", status.summary()),
+        }
+    }
+
+    /// A server that is not primary.
+    pub(crate) fn a_replica(&self) -> Result<usize> {
+        Ok((self.primary()? + 1) % self.servers.len())
+    }
+
+    /// The server with this id.
+    pub(crate) fn position(&self, id: &str) -> Option<usize> {
+        self.servers.iter().position(|server| server.id == id)
+    }
+
+    /// The volume's URI at one server.
+    pub(crate) fn uri_at(&self, at: usize) -> String {
+        format!("nbd://{}/{VOLUME}", self.servers[at].nbd)
+    }
+
+    /// The volume's URI at its primary.
+    pub(crate) fn uri(&self) -> Result<String> {
+        Ok(self.uri_at(self.primary()?))
+    }
+
+    /// The path that `store inspect` takes for a server's store.
+    pub(crate) fn store_path(&self, at: usize) -> Result<PathBuf> {
+        match &self.servers[at].place {
+            Place::Device(device) => Ok(device.clone()),
+            Place::Dir(dir) => find_store(dir),
+        }
+    }
+
+    /// Stops everything and demands that the stores at rest have one digest; returns it.
+    pub(crate) fn equal_digests(&mut self) -> Result<String> {
+        self.stop()?;
+        let mut digests = Vec::new();
+        for at in 0..self.servers.len() {
+            let path = self.store_path(at)?;
+            let finished = Tool::new(self.ctx.binary())
+                .args(["store", "inspect"])
+                .arg(&path)
+                .args(["--digest", "--json"])
+                .within(Duration::from_secs(120))
+                .succeed()?;
+            digests.push((self.servers[at].id.clone(), digest_of(&finished.stdout)?));
+        }
+        let Some((_, first)) = digests.first().cloned() else {
+            fail!("a cluster without servers has no digest");
+        };
+        ensure!(
+            digests.iter().all(|(_, digest)| *digest == first),
+            "the stores differ at rest: {digests:?}"
+        );
+        self.ctx.step(format!(
+            "{} stores at rest, one digest: {first}",
+            digests.len()
+        ));
+        Ok(first)
+    }
+}
+
+/// The one store file under a server's directory.
+pub(crate) fn find_store(dir: &std::path::Path) -> Result<PathBuf> {
+    let mut found = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).during(format!("reading {}", dir.display()))? {
+            let entry = entry.during(format!("reading {}", dir.display()))?;
+            let kind = entry.file_type().during("looking at a file")?;
+            if kind.is_dir() {
+                dirs.push(entry.path());
+            } else if entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "store")
+            {
+                found.push(entry.path());
+            }
+        }
+    }
+    match found.as_slice() {
+        [one] => Ok(one.clone()),
+        _ => fail!(
+            "expected one store under {}, found {found:?}",
+            dir.display()
+        ),
+    }
+}
+
+fn digest_of(text: &str) -> Result<String> {
+    let document: serde_json::Value = serde_json::from_str(text).map_err(|error| {
+        Failure::Expected(format!(
+            "`store inspect --json` printed no JSON ({error}): {text}"
+        ))
+    })?;
+    match document["digest"].as_str() {
+        Some(digest) => Ok(digest.to_owned()),
+        None => fail!("`store inspect --digest --json` names no digest: {document}"),
+    }
+}

@@ -1,0 +1,172 @@
+//! Disks that are damaged, too small, or full.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::e2e::cluster::{Cluster, Place, SETTLE, Spec};
+use crate::e2e::context::Context;
+use crate::e2e::mounts::{Loop, Mount};
+use crate::e2e::refusal::{code, refused};
+use crate::error::{During, Result, ensure};
+use crate::interrupt::{Look, wait_for};
+use crate::process::Tool;
+
+/// Where the two superblocks of a store start, in bytes.
+const SUPERBLOCKS: [u64; 2] = [0, 4096];
+
+pub(super) fn run(ctx: &Context) -> Result<()> {
+    superblocks(ctx)?;
+    too_small(ctx)?;
+    full(ctx)
+}
+
+/// One unreadable superblock is repaired; without both the store is refused, and nothing is written to it.
+fn superblocks(ctx: &Context) -> Result<()> {
+    let spec = Spec {
+        size: "64MiB",
+        ..Spec::dirs(ctx, 3)
+    };
+    let mut cluster = Cluster::with_volume(ctx, spec)?;
+    let data = ctx.path("in.img");
+    super::clients::random_file(&data, 64 << 20)?;
+    Tool::new("nbdcopy")
+        .arg("--flush")
+        .arg(&data)
+        .arg(cluster.uri()?)
+        .succeed()?;
+    let store = cluster.store_path(1)?;
+    for (n, at) in SUPERBLOCKS.into_iter().enumerate() {
+        cluster.kill_server(1);
+        damage(&store, &[at])?;
+        cluster.start_server(1)?;
+        cluster.wait_whole()?;
+        // Only a repaired copy can stand in for the other one in the next round.
+        ctx.step(format!(
+            "superblock {n} unreadable: repaired, in sync again"
+        ));
+    }
+    cluster.kill_server(1);
+    damage(&store, &SUPERBLOCKS)?;
+    let before = Tool::new("sha256sum").arg(&store).succeed()?.stdout;
+    cluster.start_server(1)?;
+    let code = cluster.wait_end(1, Duration::from_secs(30))?;
+    ensure!(
+        code == Some(code::UNSAFE),
+        "without both superblocks the server ended with {code:?}, not with 5"
+    );
+    let after = Tool::new("sha256sum").arg(&store).succeed()?.stdout;
+    ensure!(before == after, "the refused store was written to");
+    ctx.step("both superblocks unreadable: refused, the store untouched");
+    let back = ctx.path("out.img");
+    Tool::new("nbdcopy")
+        .arg(cluster.uri()?)
+        .arg(&back)
+        .succeed()?;
+    Tool::new("cmp").arg(&data).arg(&back).succeed()?;
+    ctx.step("the volume serves on from the others, every byte there");
+    cluster.stop()
+}
+
+fn damage(store: &Path, offsets: &[u64]) -> Result<()> {
+    let file = OpenOptions::new()
+        .write(true)
+        .open(store)
+        .during(format!("opening {}", store.display()))?;
+    for &at in offsets {
+        file.write_all_at(&[0xa5; 4096], at)
+            .during(format!("damaging {}", store.display()))?;
+    }
+    file.sync_all()
+        .during(format!("damaging {}", store.display()))
+}
+
+/// A raw device that has no room for the log alone.
+fn too_small(ctx: &Context) -> Result<()> {
+    let file = ctx.path("small.img");
+    std::fs::File::create(&file)
+        .and_then(|file| file.set_len(8 << 20))
+        .during("creating a small disk")?;
+    let disk = Loop::attach(&file)?;
+    let places = vec![Place::Device(disk.device().to_owned())];
+    let cluster = Cluster::start_named(
+        ctx,
+        Spec {
+            places,
+            ..Spec::dirs(ctx, 0)
+        },
+        "master-small",
+    )?;
+    let create = [
+        "volume",
+        "create",
+        "demo",
+        "--size",
+        "64MiB",
+        "--replicas",
+        "1",
+    ];
+    refused_once_known(
+        "a device that is too small",
+        &cluster,
+        &create,
+        &["too small"],
+    )?;
+    drop(cluster);
+    disk.detach()
+}
+
+/// A file system without room for the store.
+fn full(ctx: &Context) -> Result<()> {
+    let mount = Mount::new(
+        &["-t", "tmpfs", "-o", "size=64m", "tmpfs"],
+        &ctx.path("full"),
+    )?;
+    let places = vec![Place::Dir(mount.dir().join("s1"))];
+    let cluster = Cluster::start_named(
+        ctx,
+        Spec {
+            places,
+            ..Spec::dirs(ctx, 0)
+        },
+        "master-full",
+    )?;
+    let create = [
+        "volume",
+        "create",
+        "demo",
+        "--size",
+        "512MiB",
+        "--replicas",
+        "1",
+    ];
+    refused_once_known("a full disk", &cluster, &create, &["space"])?;
+    drop(cluster);
+    mount.unmount()
+}
+
+/// The command fails for want of servers until the server has told the master of itself; then it must be refused
+/// for the reason under test.
+fn refused_once_known(
+    what: &str,
+    cluster: &Cluster<'_>,
+    create: &[&str],
+    naming: &[&str],
+) -> Result<()> {
+    wait_for(what, SETTLE, || {
+        let text = cluster.command(create.iter().copied()).run()?.output();
+        let told = naming.iter().all(|name| text.contains(name));
+        Ok(if told {
+            Look::There(())
+        } else {
+            Look::NotYet(text.trim().to_owned())
+        })
+    })?;
+    refused(
+        what,
+        cluster.command(create.iter().copied()),
+        code::FAILED,
+        naming,
+    )
+}

@@ -1,0 +1,219 @@
+//! The test suites and their budgets in the gate.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use clap::Args;
+
+use crate::error::{During, Failure, Result, ensure};
+use crate::interrupt;
+use crate::workspace::{cargo, line_of, root, run, target_dir};
+
+/// Arguments for another program.
+#[derive(Debug, Args)]
+pub(crate) struct Forwarded {
+    /// Arguments for the program itself
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Which fuzz targets, for how long.
+#[derive(Debug, Args)]
+pub(crate) struct FuzzCommand {
+    /// The target; all of them when none is named
+    target: Option<String>,
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+}
+
+/// Crates whose shared state has loom tests.
+const LOOM_CRATES: &[&str] = &["moorline-types", "moorline-wal"];
+
+/// Every test of the workspace: (passed, failed). The fuzz bodies run among them, on corpus and generated inputs.
+pub(crate) fn unit_tests() -> Result<(usize, usize)> {
+    counted_tests(&mut cargo(&[
+        "test",
+        "--workspace",
+        "--locked",
+        "--no-fail-fast",
+    ]))
+}
+
+/// Loom tests: (passed, failed).
+pub(crate) fn loom_tests() -> Result<(usize, usize)> {
+    let mut total = (0, 0);
+    for name in LOOM_CRATES {
+        // A target directory of its own: the flag changes every crate, and must not evict the ordinary build.
+        let (passed, failed) = counted_tests(
+            cargo(&["test", "--release", "--locked", "--lib", "-p", name, "loom"])
+                .env("RUSTFLAGS", "--cfg loom")
+                .env("LOOM_MAX_PREEMPTIONS", "3")
+                .env("CARGO_TARGET_DIR", target_dir().join("loom")),
+        )?;
+        total = (total.0 + passed, total.1 + failed);
+    }
+    ensure!(
+        total.0 + total.1 > 0,
+        "no loom test was found in {LOOM_CRATES:?}"
+    );
+    Ok(total)
+}
+
+/// `cargo xtask loom`.
+pub(crate) fn loom() -> Result<()> {
+    let (passed, failed) = loom_tests()?;
+    println!("{passed} passed, {failed} failed");
+    ensure!(failed == 0, "{failed} loom tests failed");
+    Ok(())
+}
+
+/// The smallest worlds of the protocol model.
+pub(crate) fn model_gate() -> Result<()> {
+    run(&mut package_run("moorline-model", &["ci"]))
+}
+
+/// A budget of simulator seeds.
+pub(crate) fn sim_gate() -> Result<()> {
+    run(&mut package_run("moorline-sim", &["--seeds", "500"]))
+}
+
+/// One planted bug, which the simulator must find.
+pub(crate) fn canary_gate() -> Result<()> {
+    run(&mut mutant_run(&["--mutant", "canary"]))
+}
+
+/// `cargo xtask sim`.
+pub(crate) fn sim(arguments: &Forwarded) -> Result<()> {
+    run(package_run("moorline-sim", &[]).args(&arguments.arguments))
+}
+
+/// `cargo xtask mutants`.
+pub(crate) fn mutants(arguments: &Forwarded) -> Result<()> {
+    run(mutant_run(&[]).args(&arguments.arguments))
+}
+
+/// `cargo xtask model`.
+pub(crate) fn model(arguments: &Forwarded) -> Result<()> {
+    run(package_run("moorline-model", &[]).args(&arguments.arguments))
+}
+
+/// `cargo xtask rig`.
+pub(crate) fn rig(arguments: &Forwarded) -> Result<()> {
+    run(package_run("moorline-rig", &[]).args(&arguments.arguments))
+}
+
+/// `cargo xtask fuzz`: cargo-fuzz on the pinned toolchain, whose nightly-only flags RUSTC_BOOTSTRAP allows.
+pub(crate) fn fuzz(command: &FuzzCommand) -> Result<()> {
+    let there = Command::new("cargo-fuzz")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status();
+    ensure!(
+        there.is_ok_and(|status| status.success()),
+        "cargo-fuzz is not installed: cargo install --locked cargo-fuzz"
+    );
+    let targets = match &command.target {
+        Some(target) => vec![target.clone()],
+        None => fuzz_targets(&root().join("fuzz/fuzz_targets"))?,
+    };
+    let seconds = format!("-max_total_time={}", command.seconds);
+    for target in targets {
+        run(
+            cargo(&["fuzz", "run", "--fuzz-dir", "fuzz", &target, "--", &seconds])
+                .env("RUSTC_BOOTSTRAP", "1"),
+        )?;
+    }
+    Ok(())
+}
+
+fn fuzz_targets(dir: &Path) -> Result<Vec<String>> {
+    let mut targets: Vec<String> = std::fs::read_dir(dir)
+        .during(format!("reading {}", dir.display()))?
+        .flatten()
+        .filter_map(|entry| Some(entry.path().file_stem()?.to_str()?.to_owned()))
+        .collect();
+    targets.sort();
+    Ok(targets)
+}
+
+fn package_run(package: &str, arguments: &[&str]) -> Command {
+    let mut command = cargo(&[
+        "run",
+        "--quiet",
+        "--release",
+        "--locked",
+        "-p",
+        package,
+        "--",
+    ]);
+    command.args(arguments);
+    command
+}
+
+/// The simulator with the planted bugs compiled in, built apart from the clean one.
+fn mutant_run(arguments: &[&str]) -> Command {
+    let mut command = package_run("moorline-sim", arguments);
+    command
+        .env("RUSTFLAGS", "--cfg mutants")
+        .env("CARGO_TARGET_DIR", target_dir().join("mutants"));
+    command
+}
+
+/// Runs `cargo test` with its output shown, and counts what its closing lines say.
+fn counted_tests(command: &mut Command) -> Result<(usize, usize)> {
+    let line = line_of(command);
+    eprintln!("$ {line}");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .during(format!("starting {line}"))?;
+    let stdout = child.stdout.take().expect("standard output was piped");
+    let mut total = (0, 0);
+    for text in BufReader::new(stdout).lines() {
+        let text = text.during(format!("reading the output of {line}"))?;
+        println!("{text}");
+        if let Some((passed, failed)) = counts(&text) {
+            total = (total.0 + passed, total.1 + failed);
+        }
+    }
+    let status = child.wait().during(format!("waiting for {line}"))?;
+    interrupt::check()?;
+    // A failure without a failed test is one that cargo could not build.
+    if !status.success() && total.1 == 0 {
+        return Err(Failure::Command {
+            command: line,
+            status,
+            output: String::new(),
+        });
+    }
+    Ok(total)
+}
+
+/// The numbers in a line `test result: ok. 3 passed; 0 failed; ...`.
+fn counts(line: &str) -> Option<(usize, usize)> {
+    let (_verdict, rest) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |word: &str| {
+        let before = rest
+            .split(';')
+            .find_map(|part| part.trim().strip_suffix(word))?;
+        before.trim().parse().ok()
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn the_closing_line_of_a_test_binary_is_counted() {
+        let ok = "test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s";
+        let bad = "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+        assert_eq!(counts(ok), Some((12, 0)));
+        assert_eq!(counts(bad), Some((3, 2)));
+        assert_eq!(counts("test it::works ... ok"), None);
+    }
+}
