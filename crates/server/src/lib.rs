@@ -1,1 +1,5 @@
-//! The moorline binary's library: sockets, ring, timers, files, configuration and commands.
+//! The `moorline` binary's library: sockets, ring, timers and files around machines that decide.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
