@@ -164,24 +164,27 @@ fn connection(mut socket: TcpStream, disk: &Disk, read_bytes: usize) -> io::Resu
     let mut out = Outgoing::new();
     let mut handshake = Handshake::start(Limits::default(), &mut out);
     let mut memory = vec![0; read_bytes];
+    let mut input = &memory[..0];
     loop {
+        let progress = handshake.receive(&mut input, disk, &mut out);
         send(&mut socket, &mut out)?;
-        let count = socket.read(&mut memory)?;
-        if count == 0 {
-            return Ok(());
-        }
-        let mut input = &memory[..count];
-        match handshake.receive(&mut input, disk, &mut out) {
-            HandshakeProgress::NeedInput => {}
+        match progress {
+            HandshakeProgress::Answered => {}
+            HandshakeProgress::NeedInput => {
+                let count = socket.read(&mut memory)?;
+                if count == 0 {
+                    return Ok(());
+                }
+                input = &memory[..count];
+            }
             HandshakeProgress::Agreed(negotiated) => {
-                send(&mut socket, &mut out)?;
                 let rest = input.to_vec();
                 return transmission(&mut socket, disk, *negotiated, &rest, &mut memory);
             }
-            HandshakeProgress::Aborted => return send(&mut socket, &mut out),
+            HandshakeProgress::Aborted => return Ok(()),
             HandshakeProgress::Refused(error) => {
                 eprintln!("handshake: {error}");
-                return send(&mut socket, &mut out);
+                return Ok(());
             }
         }
     }

@@ -61,6 +61,11 @@ pub struct Negotiated {
 pub enum HandshakeProgress {
     /// All input was taken; more is needed.
     NeedInput,
+    /// An option was answered: send that, then come back with what is left of the input.
+    ///
+    /// One at a time, because a client that does not wait for answers could else fill our memory
+    /// with them.
+    Answered,
     /// The transmission phase has begun; what is left of the input belongs to it.
     Agreed(Box<Negotiated>),
     /// The client is done with us: send what is there, then close.
@@ -134,6 +139,7 @@ enum Position {
 enum Step {
     Starved,
     Again,
+    Answered,
     Finished(HandshakeProgress),
 }
 
@@ -177,7 +183,7 @@ impl Handshake {
 
     /// Takes bytes from the front of `input` and answers into `out`.
     ///
-    /// Takes all of `input` unless the handshake is over. Call it again when there is more.
+    /// Takes all of `input` unless it says otherwise. Call it again when there is more.
     pub fn receive(
         &mut self,
         input: &mut &[u8],
@@ -207,6 +213,7 @@ impl Handshake {
             match step {
                 Step::Again => {}
                 Step::Starved => return HandshakeProgress::NeedInput,
+                Step::Answered => return HandshakeProgress::Answered,
                 Step::Finished(progress) => {
                     self.state = State::Over;
                     return progress;
@@ -333,7 +340,7 @@ impl Haggle {
                 option_reply::ERR_SHUTDOWN,
                 "server is shutting down",
             );
-            return Step::Again;
+            return Step::Answered;
         }
         let outcome = match option {
             option_code::LIST => list(server, data, out),
@@ -355,7 +362,7 @@ impl Haggle {
         if let Err(fault) = outcome {
             reply_error(out, option, fault.reply(), &fault.to_string());
         }
-        Step::Again
+        Step::Answered
     }
 
     /// Answers an option whose data was too long to be kept.
@@ -379,7 +386,7 @@ impl Haggle {
             return self.answer(server, option, &[], out);
         }
         reply_error(out, option, fault.reply(), &fault.to_string());
-        Step::Again
+        Step::Answered
     }
 
     fn export_name(&mut self, server: &Server<'_>, data: &[u8], out: &mut Outgoing) -> Step {

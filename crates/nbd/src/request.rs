@@ -121,6 +121,22 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Bytes of memory that this request holds, or that its answer will: what a server counts against
+    /// its bound on bytes in flight.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        match self {
+            Self::Read(span) | Self::Write { span, .. } => span.blocks().bytes(),
+            Self::Flush
+            | Self::Trim { .. }
+            | Self::WriteZeroes { .. }
+            | Self::Cache(_)
+            | Self::BlockStatus { .. } => 0,
+        }
+    }
+}
+
 /// When a change may be answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Persist {

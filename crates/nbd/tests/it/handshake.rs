@@ -90,7 +90,10 @@ impl Talk {
 
     fn hear(&mut self, bytes: &[u8]) -> HandshakeProgress {
         let mut input = bytes;
-        let progress = self.handshake.receive(&mut input, &Cluster, &mut self.out);
+        let mut progress = HandshakeProgress::Answered;
+        while progress == HandshakeProgress::Answered {
+            progress = self.handshake.receive(&mut input, &Cluster, &mut self.out);
+        }
         let over = matches!(progress, HandshakeProgress::Refused(_));
         assert!(input.is_empty() || over, "all is taken");
         progress
@@ -568,4 +571,17 @@ fn requests_sent_along_with_go_are_left_for_the_session() {
     let progress = talk.handshake.receive(&mut input, &Cluster, &mut talk.out);
     assert!(matches!(progress, HandshakeProgress::Agreed(_)));
     assert_eq!(input, early);
+}
+
+#[test]
+fn options_that_do_not_wait_for_answers_are_answered_one_at_a_time() {
+    let mut talk = Talk::fixed();
+    let bytes = option(OPT_LIST, &[]).repeat(3);
+    let mut input = &bytes[..];
+    for left in [2, 1, 0] {
+        let progress = talk.handshake.receive(&mut input, &Cluster, &mut talk.out);
+        assert_eq!(progress, HandshakeProgress::Answered);
+        assert_eq!(input.len(), left * 16);
+        assert_eq!(option_replies(&drain(&mut talk.out)).len(), 3);
+    }
 }

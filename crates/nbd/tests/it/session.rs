@@ -362,6 +362,18 @@ fn nothing_is_taken_until_a_buffer_is_there() {
 }
 
 #[test]
+fn memory_is_counted_in_whole_blocks() {
+    let mut link = Link::structured();
+    for (ask, want) in [
+        (Ask::new(READ, 4095, 2), 8192),
+        (Ask::new(TRIM, 0, 1 << 20), 0),
+        (Ask::new(FLUSH, 0, 0), 0),
+    ] {
+        assert_eq!(link.request(ask).command.memory_bytes(), want);
+    }
+}
+
+#[test]
 fn the_payload_of_a_refused_write_is_skipped_and_the_stream_goes_on() {
     let (perm, inval, nospace, shutdown) = (1, 22, 28, 108);
     let mut closing = Link::structured();
