@@ -10,8 +10,10 @@
 //! Options that fail are answered and the haggling goes on. The connection ends only where the
 //! protocol has no reply: EXPORT_NAME for what is not here, unknown client flags, a lost frame.
 
-use bytes::Bytes;
+mod answer;
 
+pub(crate) use self::answer::clipped;
+use self::answer::{Server, Welcome};
 use crate::{
     error::HandshakeError,
     export::{Export, Exports, Lookup},
@@ -20,9 +22,8 @@ use crate::{
     option::{self, OptionFault},
     outgoing::Outgoing,
     protocol::{
-        BASE_ALLOCATION, BASE_ALLOCATION_ID, EXPORT_NAME_PADDING, MINIMUM_BLOCK_BYTES,
-        PREFERRED_BLOCK_BYTES, STRING_BYTES_MAX, handshake_flag, info_type, magic, option_code,
-        option_reply,
+        BASE_ALLOCATION, BASE_ALLOCATION_ID, EXPORT_NAME_PADDING, handshake_flag, magic,
+        option_code, option_reply,
     },
 };
 
@@ -80,12 +81,6 @@ pub struct Handshake {
     limits: Limits,
     state: State,
     welcome: Welcome,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Welcome {
-    Open,
-    ShuttingDown,
 }
 
 #[derive(Debug)]
@@ -147,13 +142,6 @@ impl Step {
     fn refused(error: HandshakeError) -> Self {
         Self::Finished(HandshakeProgress::Refused(error))
     }
-}
-
-/// What the options are answered from.
-struct Server<'a> {
-    limits: &'a Limits,
-    welcome: Welcome,
-    exports: &'a dyn Exports,
 }
 
 impl Handshake {
@@ -328,13 +316,13 @@ impl Haggle {
         match option {
             option_code::EXPORT_NAME => return self.export_name(server, data, out),
             option_code::ABORT => {
-                reply(out, option, option_reply::ACK, &[]);
+                answer::reply(out, option, option_reply::ACK, &[]);
                 return Step::Finished(HandshakeProgress::Aborted);
             }
             _ => {}
         }
         if server.welcome == Welcome::ShuttingDown {
-            reply_error(
+            answer::reply_error(
                 out,
                 option,
                 option_reply::ERR_SHUTDOWN,
@@ -343,10 +331,10 @@ impl Haggle {
             return Step::Answered;
         }
         let outcome = match option {
-            option_code::LIST => list(server, data, out),
-            option_code::STARTTLS => start_tls(data, out),
-            option_code::INFO => info(server, self.replies, option, data, out).map(|_| ()),
-            option_code::GO => match info(server, self.replies, option, data, out) {
+            option_code::LIST => answer::list(server, data, out),
+            option_code::STARTTLS => answer::start_tls(data, out),
+            option_code::INFO => answer::info(server, self.replies, option, data, out).map(|_| ()),
+            option_code::GO => match answer::info(server, self.replies, option, data, out) {
                 Ok(Some(export)) => return self.agree(export),
                 Ok(None) => Ok(()),
                 Err(fault) => Err(fault),
@@ -355,12 +343,12 @@ impl Haggle {
             option_code::LIST_META_CONTEXT => self.list_contexts(server, data, out),
             option_code::SET_META_CONTEXT => self.set_context(server, data, out),
             _ => {
-                reply_error(out, option, option_reply::ERR_UNSUP, "option is not known");
+                answer::reply_error(out, option, option_reply::ERR_UNSUP, "option is not known");
                 Ok(())
             }
         };
         if let Err(fault) = outcome {
-            reply_error(out, option, fault.reply(), &fault.to_string());
+            answer::reply_error(out, option, fault.reply(), &fault.to_string());
         }
         Step::Answered
     }
@@ -385,7 +373,7 @@ impl Haggle {
         if server.welcome == Welcome::ShuttingDown {
             return self.answer(server, option, &[], out);
         }
-        reply_error(out, option, fault.reply(), &fault.to_string());
+        answer::reply_error(out, option, fault.reply(), &fault.to_string());
         Step::Answered
     }
 
@@ -426,9 +414,9 @@ impl Haggle {
     }
 
     fn structured_reply(&mut self, data: &[u8], out: &mut Outgoing) -> Result<(), OptionFault> {
-        no_data(data)?;
+        answer::no_data(data)?;
         self.replies = ReplyStyle::Structured;
-        reply(out, option_code::STRUCTURED_REPLY, option_reply::ACK, &[]);
+        answer::reply(out, option_code::STRUCTURED_REPLY, option_reply::ACK, &[]);
         Ok(())
     }
 
@@ -440,15 +428,15 @@ impl Haggle {
     ) -> Result<(), OptionFault> {
         const OPTION: u32 = option_code::LIST_META_CONTEXT;
         let query = self.context_query(server, data)?;
-        if found(server, OPTION, query.export, out).is_none() {
+        if answer::found(server, OPTION, query.export, out).is_none() {
             return Ok(());
         }
         let all = query.queries.is_empty();
         let named = |q: &&str| *q == BASE_ALLOCATION || *q == "base:";
         if all || query.queries.iter().any(named) {
-            reply_context(out, OPTION, 0);
+            answer::reply_context(out, OPTION, 0);
         }
-        reply(out, OPTION, option_reply::ACK, &[]);
+        answer::reply(out, OPTION, option_reply::ACK, &[]);
         Ok(())
     }
 
@@ -462,14 +450,14 @@ impl Haggle {
         // What was selected before is replaced, also when this fails.
         self.context_of = None;
         let query = self.context_query(server, data)?;
-        let Some(export) = found(server, OPTION, query.export, out) else {
+        let Some(export) = answer::found(server, OPTION, query.export, out) else {
             return Ok(());
         };
         if query.queries.contains(&BASE_ALLOCATION) {
             self.context_of = Some(export.name);
-            reply_context(out, OPTION, BASE_ALLOCATION_ID);
+            answer::reply_context(out, OPTION, BASE_ALLOCATION_ID);
         }
-        reply(out, OPTION, option_reply::ACK, &[]);
+        answer::reply(out, OPTION, option_reply::ACK, &[]);
         Ok(())
     }
 
@@ -483,143 +471,4 @@ impl Haggle {
             ReplyStyle::Simple => Err(OptionFault::StructuredRepliesFirst),
         }
     }
-}
-
-fn no_data(data: &[u8]) -> Result<(), OptionFault> {
-    if data.is_empty() {
-        Ok(())
-    } else {
-        Err(OptionFault::DataNotTaken)
-    }
-}
-
-fn list(server: &Server<'_>, data: &[u8], out: &mut Outgoing) -> Result<(), OptionFault> {
-    const OPTION: u32 = option_code::LIST;
-    no_data(data)?;
-    for export in server.exports.list() {
-        let name = clipped(&export.name);
-        let name_bytes = u32::try_from(name.len()).expect("clipped to 4096 bytes");
-        reply(
-            out,
-            OPTION,
-            option_reply::SERVER,
-            &[
-                &name_bytes.to_be_bytes(),
-                name.as_bytes(),
-                clipped(&export.description).as_bytes(),
-            ],
-        );
-    }
-    reply(out, OPTION, option_reply::ACK, &[]);
-    Ok(())
-}
-
-fn start_tls(data: &[u8], out: &mut Outgoing) -> Result<(), OptionFault> {
-    no_data(data)?;
-    reply_error(
-        out,
-        option_code::STARTTLS,
-        option_reply::ERR_UNSUP,
-        "TLS is not supported",
-    );
-    Ok(())
-}
-
-/// Answers INFO or GO; the export, when the answer is a success.
-fn info(
-    server: &Server<'_>,
-    replies: ReplyStyle,
-    option: u32,
-    data: &[u8],
-    out: &mut Outgoing,
-) -> Result<Option<Export>, OptionFault> {
-    let name = option::parse_info(data)?;
-    let Some(export) = found(server, option, name, out) else {
-        return Ok(None);
-    };
-    let mut send = |kind: u16, payload: &[&[u8]]| {
-        let kind = kind.to_be_bytes();
-        let parts: Vec<&[u8]> = std::iter::once(&kind[..])
-            .chain(payload.iter().copied())
-            .collect();
-        reply(out, option, option_reply::INFO, &parts);
-    };
-    send(
-        info_type::EXPORT,
-        &[
-            &export.size_bytes.to_be_bytes(),
-            &export.transmission_flags(replies).to_be_bytes(),
-        ],
-    );
-    send(
-        info_type::BLOCK_SIZE,
-        &[
-            &MINIMUM_BLOCK_BYTES.to_be_bytes(),
-            &PREFERRED_BLOCK_BYTES.to_be_bytes(),
-            &server.limits.request_bytes_max.to_be_bytes(),
-        ],
-    );
-    send(info_type::NAME, &[clipped(&export.name).as_bytes()]);
-    if !export.description.is_empty() {
-        let description = clipped(&export.description).as_bytes();
-        send(info_type::DESCRIPTION, &[description]);
-    }
-    reply(out, option, option_reply::ACK, &[]);
-    Ok(Some(export))
-}
-
-/// The export called `name`; otherwise `option` is answered with why there is none.
-fn found(server: &Server<'_>, option: u32, name: &str, out: &mut Outgoing) -> Option<Export> {
-    let (code, message) = match server.exports.find(name) {
-        Lookup::Found(export) => return Some(export),
-        // "Unknown" rather than "shutdown": a client that has the address of another server goes on
-        // to it, and one that waits for a failover comes back.
-        Lookup::Elsewhere { message } => (option_reply::ERR_UNKNOWN, message),
-        Lookup::Unknown => (
-            option_reply::ERR_UNKNOWN,
-            format!("no export is called {name:?}"),
-        ),
-        Lookup::Refused { message } => (option_reply::ERR_POLICY, message),
-        Lookup::ShuttingDown => (
-            option_reply::ERR_SHUTDOWN,
-            "server is shutting down".to_owned(),
-        ),
-    };
-    reply_error(out, option, code, &message);
-    None
-}
-
-fn reply_context(out: &mut Outgoing, option: u32, id: u32) {
-    reply(
-        out,
-        option,
-        option_reply::META_CONTEXT,
-        &[&id.to_be_bytes(), BASE_ALLOCATION.as_bytes()],
-    );
-}
-
-fn reply_error(out: &mut Outgoing, option: u32, code: u32, message: &str) {
-    reply(out, option, code, &[clipped(message).as_bytes()]);
-}
-
-/// Encodes one reply to an option.
-fn reply(out: &mut Outgoing, option: u32, code: u32, payload: &[&[u8]]) {
-    let length: usize = payload.iter().map(|part| part.len()).sum();
-    let length = u32::try_from(length).expect("at most two strings of 4096 bytes");
-    out.copy(&magic::OPTION_REPLY.to_be_bytes());
-    out.copy(&option.to_be_bytes());
-    out.copy(&code.to_be_bytes());
-    out.copy(&length.to_be_bytes());
-    for part in payload {
-        if part.len() <= 64 {
-            out.copy(part);
-        } else {
-            out.share(Bytes::copy_from_slice(part));
-        }
-    }
-}
-
-/// As much of `text` as fits a string of the protocol, cut between characters.
-pub(crate) fn clipped(text: &str) -> &str {
-    &text[..text.floor_char_boundary(STRING_BYTES_MAX)]
 }

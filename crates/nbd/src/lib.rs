@@ -25,7 +25,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `handshake.rs` | [`Handshake`]: greeting and option haggling |
+//! | `handshake.rs` `handshake/answer.rs` | [`Handshake`]: greeting and option haggling · what options are answered |
 //! | `option.rs` | the layouts of option data |
 //! | `session.rs` | [`Session`]: the byte stream of the transmission phase |
 //! | `request.rs` | [`Request`], [`Command`]; what is accepted, and what is answered instead |

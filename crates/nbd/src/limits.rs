@@ -68,3 +68,30 @@ impl Limits {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_sound() {
+        Limits::default().assert_sound();
+    }
+
+    #[test]
+    fn limits_that_contradict_themselves_are_a_mistake() {
+        let unsound: [fn(&mut Limits); 6] = [
+            |l| l.request_bytes_max = (64 << 10) - 1,
+            |l| l.request_bytes_max = (1 << 30) + 1,
+            |l| l.write_skip_bytes_max = l.request_bytes_max - 1,
+            |l| l.extents_max = 0,
+            |l| l.extents_max = (1 << 20) + 1,
+            |l| l.option_skip_bytes_max = l.option_bytes_max - 1,
+        ];
+        for spoil in unsound {
+            let mut limits = Limits::default();
+            spoil(&mut limits);
+            assert!(std::panic::catch_unwind(|| limits.assert_sound()).is_err());
+        }
+    }
+}

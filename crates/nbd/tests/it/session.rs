@@ -249,6 +249,32 @@ fn the_last_byte_and_the_longest_lengths_are_inside() {
 }
 
 #[test]
+fn lengths_are_limited_as_configured() {
+    let limits = Limits {
+        request_bytes_max: 1 << 20,
+        range_bytes_max: 1 << 21,
+        ..Limits::default()
+    };
+    for (command, longest) in [
+        (READ, 1_u32 << 20),
+        (CACHE, 1 << 20),
+        (TRIM, 1 << 21),
+        (WRITE_ZEROES, 1 << 21),
+    ] {
+        let mut link = Link {
+            session: Session::new(terms(), limits.clone()),
+            out: Outgoing::new(),
+        };
+        drop(link.request(Ask::new(command, 1, longest)));
+        assert_eq!(
+            link.refusal(Ask::new(command, 1, longest + 1)),
+            22,
+            "{command}"
+        );
+    }
+}
+
+#[test]
 fn a_request_for_nothing_is_done_at_once() {
     for command in [READ, WRITE, TRIM, WRITE_ZEROES, CACHE] {
         for mut link in [Link::structured(), Link::simple()] {
