@@ -328,7 +328,7 @@ class Client:
 
     def choose_blocks(self):
         for _ in range(64):
-            count = 1 if self.random.random() < 0.7 else self.random.randint(2, self.o.max_blocks)
+            count = 1 if self.random.random() < 0.7 else self.random.randint(1, self.o.max_blocks)
             first = self.o.first_block + self.random.randrange(self.o.blocks - count + 1)
             blocks = range(first, first + count)
             if not any(block in self.busy for block in blocks):

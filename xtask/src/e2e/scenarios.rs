@@ -22,6 +22,12 @@ pub(super) const ALL: &[Scenario] = &[
         run: oracle::run,
     },
     Scenario {
+        name: "oracle-power",
+        about: "the power-cut disk loses what was not flushed, and the verifying client notices",
+        needs: Needs::Root,
+        run: oracle::power,
+    },
+    Scenario {
         name: "bad-input",
         about: "wrong arguments, names, sizes and configuration: a clear error and the documented exit code",
         needs: Needs::Nothing,

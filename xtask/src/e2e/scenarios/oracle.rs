@@ -1,5 +1,6 @@
 //! The verifying client against qemu-nbd, honest and not: a checker that never fails has not been tested.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use rustix::process::Signal;
 use crate::e2e::client::{self, Client};
 use crate::e2e::cluster::VOLUME;
 use crate::e2e::context::Context;
+use crate::e2e::rig::Rig;
 use crate::error::{During, Result, ensure};
 use crate::interrupt::{Look, pause, wait_for};
-use crate::process::Daemon;
+use crate::process::{Daemon, Tool};
 
 /// 8 MiB under test: rolled back, some block of it differs for certain.
 const BLOCKS: &str = "2048";
@@ -57,7 +59,7 @@ fn under_load(ctx: &Context, name: &str) -> Result<(Client, Server)> {
     std::fs::File::create(&image)
         .and_then(|file| file.set_len(SIZE))
         .during(format!("creating {}", image.display()))?;
-    let server = Server::start(ctx, name, ctx.address()?)?;
+    let server = Server::start(ctx, name, &image, ctx.address()?)?;
     let mut client = Client::start(
         ctx,
         "run",
@@ -84,29 +86,95 @@ fn restart_after(
 ) -> Result<(Client, Server)> {
     server.process.signal(Signal::KILL)?;
     server.process.kill();
-    meanwhile(&ctx.path(&format!("{name}.img")))?;
-    let server = Server::start(ctx, name, server.address)?;
+    let image = ctx.path(&format!("{name}.img"));
+    meanwhile(&image)?;
+    let server = Server::start(ctx, name, &image, server.address)?;
     // A liar's first reads may already be violations, which `wait` reports as errors: only the verdict counts.
     pause(Duration::from_secs(1))?;
     client.tell("mark restarted")?;
     Ok((client, server))
 }
 
+/// Power cuts under a server that passes flushes on: with FUA on every write nothing is lost, without it something is.
+/// The second is the planted bug *acknowledge before flush*, made by the client.
+pub(super) fn power(ctx: &Context) -> Result<()> {
+    let rig = Rig::start(ctx, 1, "64MiB")?;
+    ctx.step("every write with FUA: five cuts");
+    let verdict = under_cuts(ctx, &rig, "durable", "100")?;
+    ensure!(
+        verdict["violation_count"] == 0,
+        "durable writes were lost: {verdict}"
+    );
+    ctx.step(format!("{} writes acknowledged, all there", verdict["ok"]));
+    ctx.step("no write with FUA: five cuts");
+    let verdict = under_cuts(ctx, &rig, "volatile", "0")?;
+    let violations = verdict["violation_count"].as_u64().unwrap_or(0);
+    ensure!(
+        violations > 0,
+        "writes that were never flushed outlived five power cuts: {verdict}"
+    );
+    ctx.step(format!(
+        "{} writes acknowledged; losses noticed {violations} times",
+        verdict["ok"]
+    ));
+    Ok(())
+}
+
+fn under_cuts(ctx: &Context, rig: &Rig, name: &str, fua: &str) -> Result<serde_json::Value> {
+    const CUTS: u32 = 5;
+    let device = rig.device(0);
+    // The client takes a fresh disk to read zeroes.
+    Tool::new("blkdiscard")
+        .arg("--zeroout")
+        .arg(&device)
+        .succeed()?;
+    let mut server = Server::start(ctx, name, &device, ctx.address()?)?;
+    let workload = [
+        "--max-blocks",
+        "1",
+        "--blocks",
+        BLOCKS,
+        "--fua-percent",
+        fua,
+        "--flush-percent",
+        "0",
+    ];
+    let mut client = Client::start(
+        ctx,
+        "run",
+        &format!("client-{name}"),
+        &[server.address],
+        &workload,
+    )?;
+    client.wait("connected", Duration::from_secs(10))?;
+    for _ in 0..CUTS {
+        pause(Duration::from_millis(400))?;
+        // A plain disk tears what was in flight, which is nobody's fault: whole writes go, or stay.
+        rig.cut("drop")?;
+        server.process.kill();
+        rig.power_on()?;
+        server = Server::start(ctx, name, &device, server.address)?;
+    }
+    pause(Duration::from_millis(400))?;
+    client.verdict()
+}
+
 struct Server {
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     process: Daemon,
 }
 
 impl Server {
-    fn start(ctx: &Context, name: &str, address: std::net::SocketAddr) -> Result<Self> {
+    fn start(ctx: &Context, name: &str, disk: &Path, address: SocketAddr) -> Result<Self> {
         let args = [
             "--format=raw".to_owned(),
             format!("--export-name={VOLUME}"),
             format!("--bind={}", address.ip()),
             format!("--port={}", address.port()),
             "--shared=8".to_owned(),
+            "--cache=none".to_owned(),
             "--persistent".to_owned(),
-            ctx.path(&format!("{name}.img")).display().to_string(),
+            disk.display().to_string(),
         ];
         let log = ctx.path(&format!("qemu-nbd-{name}.log"));
         let process = Daemon::start("qemu-nbd", Path::new("/usr/bin/qemu-nbd"), args, &log)?;
