@@ -82,9 +82,26 @@ impl fmt::Display for Lsn {
 
 /// The records in `(after, through]`: `after` is outside, `through` is inside.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "RangeEnds")]
 pub struct LsnRange {
     after: Lsn,
     through: Lsn,
+}
+
+/// A range as it is read from a peer or a disk, before its ends were compared.
+#[derive(Deserialize)]
+#[serde(rename = "LsnRange")]
+struct RangeEnds {
+    after: Lsn,
+    through: Lsn,
+}
+
+impl TryFrom<RangeEnds> for LsnRange {
+    type Error = &'static str;
+
+    fn try_from(ends: RangeEnds) -> Result<Self, Self::Error> {
+        Self::new(ends.after, ends.through).ok_or("the range ends before it begins")
+    }
 }
 
 impl LsnRange {
