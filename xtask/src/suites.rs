@@ -72,7 +72,7 @@ pub(crate) fn loom() -> Result<()> {
 
 /// The smallest worlds of the protocol model.
 pub(crate) fn model_gate() -> Result<()> {
-    run(&mut package_run("moorline-model", &["ci"]))
+    run(&mut package_run("moorline-model", &["--world", "ci"]))
 }
 
 /// A budget of simulator seeds.

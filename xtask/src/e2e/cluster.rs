@@ -15,8 +15,8 @@ use crate::process::{Daemon, Finished, Tool};
 
 /// The volume that every scenario uses.
 pub(crate) const VOLUME: &str = "demo";
-/// How long a member's or the master's lease is, at most, by default.
-pub(crate) const LEASE: Duration = Duration::from_secs(3);
+/// How long a lease lasts by default.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
 /// How long a process may take to end when asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a healthy cluster may take to serve a volume, or to bring a member back in sync.
@@ -421,7 +421,7 @@ impl<'a> Cluster<'a> {
     }
 }
 
-/// The one store file under a server's directory.
+/// The one store file under a server's directory: below its `stores`.
 pub(crate) fn find_store(dir: &std::path::Path) -> Result<PathBuf> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
@@ -431,11 +431,7 @@ pub(crate) fn find_store(dir: &std::path::Path) -> Result<PathBuf> {
             let kind = entry.file_type().during("looking at a file")?;
             if kind.is_dir() {
                 dirs.push(entry.path());
-            } else if entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "store")
-            {
+            } else if dir.ends_with("stores") {
                 found.push(entry.path());
             }
         }
