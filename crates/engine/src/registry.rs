@@ -1,0 +1,412 @@
+//! The set of senders of one volume, reconciled with its assignment.
+//!
+//! Refuses a stale assignment before any sender is touched. Mints the ids of sessions: they ascend
+//! with the store's open counter, so they never repeat across restarts.
+
+use std::collections::BTreeMap;
+
+use moorline_types::{
+    AssignmentLine, ConfigVersion, Epoch, Instant, Member, OpenCount, ReplicaId, ServerId,
+    SessionId, VolumeId,
+};
+
+use crate::{
+    action::Actions,
+    event::{Answer, Event, Refusal},
+    fence::{EpochFence, Fenced, Raise},
+    recovery_log::What,
+    sender::{Endpoint, EndpointChange, Sender, SenderConfig, check_endpoint},
+    session::{Cause, SessionKind},
+    status::SenderStatus,
+};
+
+/// Who this registry works for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RegistryIdentity {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The primary itself: it is no recovery target.
+    pub own: ServerId,
+    /// The open counter of the primary's store.
+    pub open: OpenCount,
+}
+
+/// All senders of one volume.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Registry {
+    identity: RegistryIdentity,
+    config: SenderConfig,
+    fence: EpochFence,
+    /// The newest assignment taken in.
+    line: Option<AssignmentLine>,
+    senders: BTreeMap<ServerId, Sender>,
+    session_serial: u64,
+}
+
+/// What an assignment changed; each list ascends by server.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reconciled {
+    /// Senders made.
+    pub added: Vec<ServerId>,
+    /// Senders stopped and dropped.
+    pub removed: Vec<ServerId>,
+    /// Sessions begun.
+    pub created: Vec<ServerId>,
+    /// Sessions, or in_sync, ended in favour of a new session.
+    pub superseded: Vec<ServerId>,
+    /// What could not be done, and why.
+    pub failed: Vec<(ServerId, Refusal)>,
+}
+
+/// What became of an assignment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Applied {
+    /// The senders follow it.
+    Reconciled(Reconciled),
+    /// The same line again; nothing changed.
+    Unchanged,
+    /// Nothing was touched.
+    Refused(AssignmentRefused),
+}
+
+/// Why an assignment was refused as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum AssignmentRefused {
+    /// It is about another volume.
+    #[error("the assignment is about volume {got}")]
+    OtherVolume {
+        /// The volume that it names.
+        got: VolumeId,
+    },
+    /// An older epoch, or an impossible one.
+    #[error(transparent)]
+    Fenced(#[from] Fenced),
+    /// The same epoch and an older config version.
+    #[error("config version {got} of epoch {epoch} is stale: {have} is known")]
+    StaleConfig {
+        /// The epoch of both.
+        epoch: Epoch,
+        /// The known version.
+        have: ConfigVersion,
+        /// The one that came.
+        got: ConfigVersion,
+    },
+    /// The same epoch and config version with other content: two masters, or damage.
+    #[error("two different assignments are both called epoch {epoch}, config version {config}")]
+    Conflict {
+        /// The epoch of both.
+        epoch: Epoch,
+        /// The config version of both.
+        config: ConfigVersion,
+    },
+}
+
+impl Registry {
+    /// An empty registry at `epoch`.
+    #[must_use]
+    pub const fn new(identity: RegistryIdentity, epoch: Epoch, config: SenderConfig) -> Self {
+        Self {
+            identity,
+            config,
+            fence: EpochFence::new(epoch),
+            line: None,
+            senders: BTreeMap::new(),
+            session_serial: 0,
+        }
+    }
+
+    /// The epoch that the senders send for.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.fence.current()
+    }
+
+    /// The newest assignment taken in.
+    #[must_use]
+    pub const fn line(&self) -> Option<&AssignmentLine> {
+        self.line.as_ref()
+    }
+
+    /// The sender of one replica.
+    #[must_use]
+    pub fn sender(&self, server: &ServerId) -> Option<&Sender> {
+        self.senders.get(server)
+    }
+
+    /// All senders, ascending by server.
+    pub fn senders(&self) -> impl Iterator<Item = (&ServerId, &Sender)> {
+        self.senders.iter()
+    }
+
+    /// Snapshots of all senders, ascending by server.
+    #[must_use]
+    pub fn status(&self) -> Vec<SenderStatus> {
+        self.senders.values().map(Sender::status).collect()
+    }
+
+    /// A session id that was never used.
+    #[must_use]
+    pub fn fresh_session_id(&mut self) -> SessionId {
+        self.session_serial += 1;
+        SessionId::new(self.identity.open, self.session_serial)
+    }
+
+    /// The first instant at which some sender's deadline comes.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.senders
+            .values()
+            .filter_map(Sender::next_deadline)
+            .min()
+    }
+
+    /// Tells every sender whose deadline has come.
+    pub fn deadline_reached(&mut self, now: Instant, out: &mut Actions) {
+        for sender in self.senders.values_mut() {
+            if sender
+                .next_deadline()
+                .is_some_and(|deadline| deadline <= now)
+            {
+                // A timer has no one to answer to.
+                let _answer = sender.handle(now, Event::DeadlineReached, out);
+            }
+        }
+    }
+
+    /// A link to `server` stands: its session goes on, or one begins for `cause`.
+    pub fn link_up(
+        &mut self,
+        now: Instant,
+        server: &ServerId,
+        cause: Cause,
+        out: &mut Actions,
+    ) -> Answer {
+        let fresh = self.fresh_session_id();
+        self.handle(now, server, Event::LinkUp { fresh, cause }, out)
+    }
+
+    /// Somebody wants a session for `server`.
+    pub fn request_session(
+        &mut self,
+        now: Instant,
+        server: &ServerId,
+        (kind, cause): (SessionKind, Cause),
+        out: &mut Actions,
+    ) -> Answer {
+        let fresh = self.fresh_session_id();
+        self.handle(
+            now,
+            server,
+            Event::SessionRequested { fresh, kind, cause },
+            out,
+        )
+    }
+
+    /// Takes in one event about one replica. A server without a sender is answered `Stopped`.
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        server: &ServerId,
+        event: Event<'_>,
+        out: &mut Actions,
+    ) -> Answer {
+        match self.senders.get_mut(server) {
+            Some(sender) => sender.handle(now, event, out),
+            None => Answer::Refused(Refusal::Stopped),
+        }
+    }
+
+    /// A promise request raised the epoch: every session and every in_sync of an older one ends.
+    /// Nothing new begins before an assignment names this primary again.
+    pub fn raise_epoch(&mut self, now: Instant, to: Epoch, out: &mut Actions) -> Raise {
+        let raise = self.fence.raise(to);
+        if matches!(raise, Raise::Raised { .. }) {
+            for sender in self.senders.values_mut() {
+                let answer = sender.handle(now, Event::EpochRaised { to }, out);
+                assert_eq!(
+                    answer,
+                    Answer::Done,
+                    "senders stand at the registry's epoch"
+                );
+            }
+        }
+        raise
+    }
+
+    /// Reconciles the senders with an assignment.
+    ///
+    /// Everything that can refuse the assignment as a whole is looked at before any sender is
+    /// added, removed, stopped, moved or superseded.
+    pub fn apply(&mut self, now: Instant, line: &AssignmentLine, out: &mut Actions) -> Applied {
+        match self.check(line) {
+            Ok(Fresh::Same) => return Applied::Unchanged,
+            Ok(Fresh::Newer) => {}
+            Err(refused) => return Applied::Refused(refused),
+        }
+        let first = self.line.is_none();
+        let new_reign = self
+            .line
+            .as_ref()
+            .is_none_or(|known| known.epoch < line.epoch);
+        match self.fence.raise(line.epoch) {
+            Raise::Raised { .. } | Raise::Same => {}
+            Raise::Refused(_) => unreachable!("checked above"),
+        }
+        let mut done = Reconciled::default();
+        self.remove_absent(now, line, &mut done, out);
+        let others = |member: &&Member| member.server != self.identity.own;
+        let members: Vec<Member> = line.members.iter().filter(others).cloned().collect();
+        for member in &members {
+            let server = &member.server;
+            let standing = self.sender(server).is_some_and(Sender::has_standing);
+            let cause = if self.senders.contains_key(server) {
+                let moved = self.move_one(now, member, &mut done, out);
+                if new_reign {
+                    // A promise request may have raised it before.
+                    let to = line.epoch;
+                    let _answer = self.handle(now, server, Event::EpochRaised { to }, out);
+                }
+                (moved || new_reign).then_some(Cause::Reassignment)
+            } else {
+                self.add_one(now, member, &mut done, out);
+                Some(if first {
+                    Cause::Bootstrap
+                } else {
+                    Cause::Assignment
+                })
+            };
+            if standing && !self.sender(server).is_some_and(Sender::has_standing) {
+                done.superseded.push(server.clone());
+            }
+            if let Some(cause) = cause {
+                self.begin_one(now, server, cause, &mut done, out);
+            }
+        }
+        self.line = Some(line.clone());
+        done.sort();
+        Applied::Reconciled(done)
+    }
+
+    fn check(&self, line: &AssignmentLine) -> Result<Fresh, AssignmentRefused> {
+        if line.volume != self.identity.volume {
+            return Err(AssignmentRefused::OtherVolume { got: line.volume });
+        }
+        match self.fence.admit(line.epoch) {
+            Ok(_) => {}
+            Err(Fenced::Ahead { .. }) => return Ok(Fresh::Newer),
+            Err(fenced @ (Fenced::Stale { .. } | Fenced::JumpRefused { .. })) => {
+                return Err(fenced.into());
+            }
+        }
+        let Some(known) = self.line.as_ref().filter(|known| known.epoch == line.epoch) else {
+            return Ok(Fresh::Newer);
+        };
+        let (epoch, have, got) = (line.epoch, known.config, line.config);
+        match got.cmp(&have) {
+            std::cmp::Ordering::Greater => Ok(Fresh::Newer),
+            std::cmp::Ordering::Less => Err(AssignmentRefused::StaleConfig { epoch, have, got }),
+            std::cmp::Ordering::Equal if known == line => Ok(Fresh::Same),
+            std::cmp::Ordering::Equal => Err(AssignmentRefused::Conflict { epoch, config: got }),
+        }
+    }
+
+    fn remove_absent(
+        &mut self,
+        now: Instant,
+        line: &AssignmentLine,
+        done: &mut Reconciled,
+        out: &mut Actions,
+    ) {
+        let own = &self.identity.own;
+        self.senders.retain(|server, sender| {
+            if line.member(server).is_some() && server != own {
+                return true;
+            }
+            let _answer = sender.handle(now, Event::StopRequested, out);
+            done.removed.push(server.clone());
+            false
+        });
+    }
+
+    fn add_one(&mut self, now: Instant, member: &Member, done: &mut Reconciled, out: &mut Actions) {
+        let replica = ReplicaId {
+            volume: self.identity.volume,
+            server: member.server.clone(),
+        };
+        let sender = Sender::new(replica, endpoint(member), self.fence.current(), self.config);
+        sender.emit(now, What::SenderAdded, out);
+        self.senders.insert(member.server.clone(), sender);
+        done.added.push(member.server.clone());
+    }
+
+    /// Follows a changed endpoint; whether it did.
+    fn move_one(
+        &mut self,
+        now: Instant,
+        member: &Member,
+        done: &mut Reconciled,
+        out: &mut Actions,
+    ) -> bool {
+        let sender = &self.senders[&member.server];
+        let to = endpoint(member);
+        match check_endpoint(sender.endpoint(), &to) {
+            EndpointChange::Same => false,
+            EndpointChange::Moved => {
+                let _answer = self.handle(now, &member.server, Event::EndpointChanged(to), out);
+                true
+            }
+            EndpointChange::Refused(refusal) => {
+                done.failed.push((member.server.clone(), refusal));
+                false
+            }
+        }
+    }
+
+    fn begin_one(
+        &mut self,
+        now: Instant,
+        server: &ServerId,
+        cause: Cause,
+        done: &mut Reconciled,
+        out: &mut Actions,
+    ) {
+        let what = (SessionKind::CatchUp, cause);
+        match self.request_session(now, server, what, out) {
+            Answer::Done => done.created.push(server.clone()),
+            Answer::Unchanged(_) => {}
+            Answer::Refused(refusal) => done.failed.push((server.clone(), refusal)),
+        }
+    }
+}
+
+enum Fresh {
+    Same,
+    Newer,
+}
+
+impl Reconciled {
+    fn sort(&mut self) {
+        for list in [
+            &mut self.added,
+            &mut self.removed,
+            &mut self.created,
+            &mut self.superseded,
+        ] {
+            list.sort();
+            list.dedup();
+        }
+        self.failed.sort_by(|a, b| a.0.cmp(&b.0));
+    }
+}
+
+fn endpoint(member: &Member) -> Endpoint {
+    Endpoint {
+        data: member.data_addr.clone(),
+        control: member.control_addr.clone(),
+        version: member.endpoint_version,
+    }
+}
+
+#[cfg(test)]
+mod tests;

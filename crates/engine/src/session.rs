@@ -1,0 +1,749 @@
+//! One recovery attempt in one epoch.
+//!
+//! ```text
+//! catch-up: init -> connecting -> handshake -> [truncating ->] catching_up -> joining -> completed
+//! rebuild:  init -> connecting -> handshake -> source_selected -> joining -> transferring
+//!                -> [replaying ->] completed
+//! any live phase -> invalidated(reason)
+//! ```
+//!
+//! A session only knows its own attempt. Who may speak to it is decided before, by its
+//! [`Sender`](crate::Sender). It refuses every fact of the other kind and of another phase.
+
+use std::{fmt, time::Duration};
+
+use moorline_types::{Epoch, Instant, Lsn, LsnRange, ServerId, SessionId};
+
+use crate::{
+    action::{Action, Actions, Directed},
+    budget::{BudgetLimit, CatchUpBudget, Spending, past},
+    event::{Answer, Fact, Known, Refusal},
+    facts::Impossible,
+    outcome::{CommittedDataMissing, RebuildReason},
+    recovery_log::{RecoveryEvent, What},
+};
+
+mod catch_up;
+mod rebuild;
+
+pub use catch_up::{AfterCut, CatchingUp, Joining, Membership, Truncating};
+pub use rebuild::{Replaying, Transferring};
+
+/// Names a session and the epoch that it belongs to; carried by everything said on its behalf.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SessionStamp {
+    /// The session.
+    pub session: SessionId,
+    /// Its epoch.
+    pub epoch: Epoch,
+}
+
+/// What a session may do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum SessionKind {
+    /// Ship records that the log retains.
+    CatchUp,
+    /// Replace the image.
+    Rebuild,
+}
+
+/// Why a session began.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Cause {
+    /// The first assignment of this primary's reign.
+    Bootstrap,
+    /// An assignment added the replica.
+    Assignment,
+    /// An assignment moved the replica or raised the epoch.
+    Reassignment,
+    /// The link came back.
+    Reconnect,
+    /// An operator asked.
+    Operator,
+    /// The catch-up poller found it lagging.
+    Poller,
+}
+
+/// Why a handshake came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HandshakeFailure {
+    /// No answer in time.
+    Overdue,
+    /// The replica knows a newer epoch.
+    ReplicaAhead,
+    /// Another store answered than the one that has the seat.
+    WrongStore,
+    /// The replica does not know the volume.
+    UnknownVolume,
+    /// The replica does not think that it is a member.
+    NotMember,
+    /// The replica's store failed.
+    StoreFailed,
+    /// The facts contradict each other.
+    Impossible(Impossible),
+    /// Committed data is missing.
+    CommittedDataMissing(CommittedDataMissing),
+}
+
+/// What a pin holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum PinKind {
+    /// Records above an LSN.
+    History,
+    /// A checkpointed image and the records above it.
+    Snapshot,
+    /// The extents changed above an LSN.
+    Delta,
+    /// The whole committed image.
+    FullBase,
+}
+
+/// A pin that was not given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PinRefusal {
+    /// What it was to hold.
+    pub pin: PinKind,
+    /// Where.
+    pub lsn: Lsn,
+    /// Why not.
+    pub reason: PinRefusedReason,
+}
+
+/// Why a pin was not given.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum PinRefusedReason {
+    /// What it was to hold is gone already.
+    Reclaimed,
+    /// The log is too full for further holds.
+    LogFull,
+    /// There are as many pins as are allowed.
+    TooMany,
+    /// The store failed.
+    StoreFailed,
+}
+
+/// Why a session is no longer live though it did not complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Invalidation {
+    /// The link is gone.
+    LinkLost,
+    /// The peer is silent.
+    PeerSilent,
+    /// The epoch moved on.
+    EpochChanged {
+        /// To here.
+        to: Epoch,
+    },
+    /// The replica moved.
+    EndpointChanged,
+    /// Another session took its place.
+    Superseded {
+        /// That one.
+        by: SessionId,
+    },
+    /// The replica is assigned no longer.
+    SenderStopped,
+    /// Somebody asked.
+    Cancelled,
+    /// The handshake came to nothing.
+    Handshake(HandshakeFailure),
+    /// The replica needs what this session may not do.
+    NeedsRebuild(RebuildReason),
+    /// A pin was not given.
+    PinRefused(PinRefusal),
+    /// A pin was taken back.
+    PinBroken {
+        /// What it held.
+        pin: PinKind,
+        /// Where.
+        lsn: Lsn,
+    },
+    /// The cut was not recorded in time.
+    TruncationOverdue,
+    /// The join did not complete in time.
+    JoinOverdue,
+    /// The budget ran out.
+    Budget(BudgetLimit),
+}
+
+impl Invalidation {
+    /// Whether the attempt failed by what it found, rather than being ended from outside.
+    #[must_use]
+    pub const fn is_failure(&self) -> bool {
+        match self {
+            Self::Handshake(_)
+            | Self::NeedsRebuild(_)
+            | Self::PinRefused(_)
+            | Self::TruncationOverdue
+            | Self::JoinOverdue
+            | Self::Budget(_) => true,
+            Self::LinkLost
+            | Self::PeerSilent
+            | Self::EpochChanged { .. }
+            | Self::EndpointChanged
+            | Self::Superseded { .. }
+            | Self::SenderStopped
+            | Self::Cancelled
+            | Self::PinBroken { .. } => false,
+        }
+    }
+}
+
+/// Which proof was missing when somebody called a session complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CompletionRejected {
+    /// The facts were not judged yet.
+    #[error("the handshake is not answered")]
+    NoHandshake,
+    /// The cut is not recorded.
+    #[error("the cut through {required} is not recorded")]
+    TruncationNotRecorded {
+        /// The cut.
+        required: Lsn,
+    },
+    /// The frontier is below the target.
+    #[error("recovered to {recovered_to} of {target}")]
+    TargetNotReached {
+        /// The proven frontier.
+        recovered_to: Lsn,
+        /// The frozen target.
+        target: Lsn,
+    },
+    /// The replica is not bound to the live stream.
+    #[error("not bound to the live stream")]
+    NotJoined,
+    /// The base is not whole.
+    #[error("{laid} of {total} extents are laid")]
+    BaseNotWhole {
+        /// Extents laid.
+        laid: u64,
+        /// Extents to lay.
+        total: u64,
+    },
+}
+
+/// Bounds of a session's phases; `None` is no bound. Overdue means strictly later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionLimits {
+    /// From the request for facts to the answer.
+    pub handshake_max: Option<Duration>,
+    /// From the request to cut to its record.
+    pub truncation_max: Option<Duration>,
+    /// From the request to join to completion.
+    pub joining_max: Option<Duration>,
+    /// Catching up and replaying.
+    pub budget: CatchUpBudget,
+}
+
+impl Default for SessionLimits {
+    /// The handshake and the cut are one message and one flush each, so two device deadlines of 5 s
+    /// bound them; the join waits for the master too.
+    fn default() -> Self {
+        Self {
+            handshake_max: Some(Duration::from_secs(10)),
+            truncation_max: Some(Duration::from_secs(10)),
+            joining_max: Some(Duration::from_secs(60)),
+            budget: CatchUpBudget::default(),
+        }
+    }
+}
+
+/// Where a session stands, with what matters there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Made, nothing asked yet.
+    Init,
+    /// Waiting for a link.
+    Connecting,
+    /// Waiting for the replica's facts.
+    Handshake {
+        /// When they were asked for.
+        since: Instant,
+    },
+    /// The facts are judged; waiting for the plan's pins, which come within the same turn.
+    Planned(Planned),
+    /// Waiting for the cut.
+    Truncating(Truncating),
+    /// Shipping retained records.
+    CatchingUp(CatchingUp),
+    /// Binding to the live stream and proving it.
+    Joining(Joining),
+    /// A rebuild's source is chosen; waiting for its pins.
+    SourceSelected {
+        /// Extents to lay.
+        extents: u64,
+    },
+    /// A rebuild binds to the live stream, before its base is laid.
+    RebuildJoining {
+        /// Extents to lay.
+        extents: u64,
+        /// When binding was asked for.
+        since: Instant,
+    },
+    /// Laying the base.
+    Transferring(Transferring),
+    /// The base is whole; its log is not yet durable through the target.
+    Replaying(Replaying),
+    /// Proven.
+    Completed {
+        /// What the replica had proved durable.
+        recovered_to: Lsn,
+    },
+    /// Over.
+    Invalidated(Invalidation),
+}
+
+/// A catch-up that waits for its pin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Planned {
+    /// Cut to here first.
+    pub truncate: Option<Lsn>,
+    /// What to ship.
+    pub range: LsnRange,
+}
+
+/// A phase without its data.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum PhaseName {
+    /// See [`Phase::Init`].
+    Init,
+    /// See [`Phase::Connecting`].
+    Connecting,
+    /// See [`Phase::Handshake`] and [`Phase::Planned`].
+    Handshake,
+    /// See [`Phase::Truncating`].
+    Truncating,
+    /// See [`Phase::CatchingUp`].
+    CatchingUp,
+    /// See [`Phase::SourceSelected`].
+    SourceSelected,
+    /// See [`Phase::Joining`] and [`Phase::RebuildJoining`].
+    Joining,
+    /// See [`Phase::Transferring`].
+    Transferring,
+    /// See [`Phase::Replaying`].
+    Replaying,
+    /// See [`Phase::Completed`].
+    Completed,
+    /// See [`Phase::Invalidated`].
+    Invalidated,
+}
+
+impl Phase {
+    /// The phase's name.
+    #[must_use]
+    pub const fn name(&self) -> PhaseName {
+        match self {
+            Self::Init => PhaseName::Init,
+            Self::Connecting => PhaseName::Connecting,
+            Self::Handshake { .. } | Self::Planned(_) => PhaseName::Handshake,
+            Self::Truncating(_) => PhaseName::Truncating,
+            Self::CatchingUp(_) => PhaseName::CatchingUp,
+            Self::SourceSelected { .. } => PhaseName::SourceSelected,
+            Self::Joining(_) | Self::RebuildJoining { .. } => PhaseName::Joining,
+            Self::Transferring(_) => PhaseName::Transferring,
+            Self::Replaying(_) => PhaseName::Replaying,
+            Self::Completed { .. } => PhaseName::Completed,
+            Self::Invalidated(_) => PhaseName::Invalidated,
+        }
+    }
+}
+
+/// What is needed to begin a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opening {
+    /// The replica.
+    pub replica: ServerId,
+    /// Id and epoch.
+    pub stamp: SessionStamp,
+    /// What it may do.
+    pub kind: SessionKind,
+    /// Why it begins.
+    pub cause: Cause,
+    /// Its bounds.
+    pub limits: SessionLimits,
+}
+
+/// One recovery attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Session {
+    opening: Opening,
+    created: Instant,
+    phase: Phase,
+}
+
+impl Session {
+    /// Begins an attempt in phase init.
+    #[must_use]
+    pub fn new(now: Instant, opening: Opening, out: &mut Actions) -> Self {
+        let session = Self {
+            opening,
+            created: now,
+            phase: Phase::Init,
+        };
+        let what = What::SessionCreated {
+            kind: session.kind(),
+            cause: session.opening.cause,
+        };
+        session.emit(now, what, out);
+        session
+    }
+
+    /// Id and epoch.
+    #[must_use]
+    pub const fn stamp(&self) -> SessionStamp {
+        self.opening.stamp
+    }
+
+    /// What it may do.
+    #[must_use]
+    pub const fn kind(&self) -> SessionKind {
+        self.opening.kind
+    }
+
+    /// Why it began.
+    #[must_use]
+    pub const fn cause(&self) -> Cause {
+        self.opening.cause
+    }
+
+    /// When it began.
+    #[must_use]
+    pub const fn created(&self) -> Instant {
+        self.created
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub const fn phase(&self) -> &Phase {
+        &self.phase
+    }
+
+    /// Whether it neither completed nor was invalidated.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Completed { .. } | Phase::Invalidated(_))
+    }
+
+    /// Whether an acknowledgement within this session counts towards a commit: only when its cut,
+    /// if one was needed, is recorded.
+    #[must_use]
+    pub const fn counts_acks(&self) -> bool {
+        match self.phase {
+            Phase::CatchingUp(_) | Phase::Joining(_) | Phase::Completed { .. } => {
+                matches!(self.opening.kind, SessionKind::CatchUp)
+            }
+            Phase::Init
+            | Phase::Connecting
+            | Phase::Handshake { .. }
+            | Phase::Planned(_)
+            | Phase::Truncating(_)
+            | Phase::SourceSelected { .. }
+            | Phase::RebuildJoining { .. }
+            | Phase::Transferring(_)
+            | Phase::Replaying(_)
+            | Phase::Invalidated(_) => false,
+        }
+    }
+
+    /// Asks for a link.
+    pub(crate) fn connect(&mut self, out: &mut Actions) {
+        assert_eq!(self.phase, Phase::Init, "a session connects once");
+        self.enter(Phase::Connecting, out);
+    }
+
+    /// The link stands: asks for the replica's facts.
+    pub(crate) fn connected(&mut self, now: Instant, out: &mut Actions) -> Answer {
+        match self.phase {
+            Phase::Connecting => {}
+            Phase::Init => {
+                return Answer::Refused(Refusal::WrongPhase {
+                    phase: PhaseName::Init,
+                });
+            }
+            Phase::Handshake { .. }
+            | Phase::Planned(_)
+            | Phase::Truncating(_)
+            | Phase::CatchingUp(_)
+            | Phase::Joining(_)
+            | Phase::SourceSelected { .. }
+            | Phase::RebuildJoining { .. }
+            | Phase::Transferring(_)
+            | Phase::Replaying(_)
+            | Phase::Completed { .. }
+            | Phase::Invalidated(_) => return Answer::Unchanged(Known::Duplicate),
+        }
+        self.emit(now, What::Connected, out);
+        self.enter(Phase::Handshake { since: now }, out);
+        let request = Action::SendHandshake {
+            stamp: self.stamp(),
+            kind: self.kind(),
+            cause: self.opening.cause,
+        };
+        self.ask(request, out);
+        Answer::Done
+    }
+
+    /// Takes in one fact. The caller has checked the authority of whoever told it.
+    pub fn handle(&mut self, now: Instant, fact: Fact<'_>, out: &mut Actions) -> Answer {
+        self.assert_invariants();
+        let answer = if self.is_live() {
+            self.take(now, fact, out)
+        } else {
+            Answer::Refused(Refusal::SessionEnded {
+                phase: self.phase.name(),
+            })
+        };
+        self.assert_invariants();
+        answer
+    }
+
+    fn take(&mut self, now: Instant, fact: Fact<'_>, out: &mut Actions) -> Answer {
+        match fact {
+            Fact::HandshakeAnswered { primary, replica } => {
+                self.handshake_answered(now, &primary, &replica, out)
+            }
+            Fact::RebuildOffered(facts) => self.rebuild_offered(now, &facts, out),
+            Fact::HandshakeRefused(failure) => self.handshake_refused(now, failure, out),
+            Fact::PlanBound => self.plan_bound(now, out),
+            Fact::PinRefused(refusal) => self.pin_refused(now, refusal, out),
+            Fact::PinBroken { pin, lsn } => {
+                self.emit(now, What::PinBroken { pin, lsn }, out);
+                self.invalidate(now, Invalidation::PinBroken { pin, lsn }, out);
+                Answer::Done
+            }
+            Fact::TruncationRecorded { through } => self.truncation_recorded(now, through, out),
+            Fact::Acknowledged { flushed, head } => self.acknowledged(now, flushed, head, out),
+            Fact::Joined { join_point } => self.joined(now, join_point, out),
+            Fact::InSyncRecorded => self.in_sync_recorded(now, out),
+            Fact::ExtentsLaid { extents } => self.extents_laid(now, extents, out),
+            Fact::BaseWhole { committed } => self.base_whole(now, committed, out),
+            Fact::CancelRequested => {
+                self.invalidate(now, Invalidation::Cancelled, out);
+                Answer::Done
+            }
+        }
+    }
+
+    /// Ends the attempt. The caller has made sure that it is live.
+    pub(crate) fn invalidate(&mut self, now: Instant, why: Invalidation, out: &mut Actions) {
+        assert!(self.is_live(), "a session ends once");
+        if matches!(self.phase, Phase::Planned(_) | Phase::SourceSelected { .. }) {
+            self.emit(now, What::PlanCancelled, out);
+        }
+        let what = if let Invalidation::Superseded { by } = why {
+            What::SessionSuperseded { by }
+        } else if why.is_failure() {
+            What::SessionFailed(why)
+        } else {
+            What::SessionInvalidated(why)
+        };
+        self.emit(now, what, out);
+        self.enter(Phase::Invalidated(why), out);
+        let release = Action::Release {
+            stamp: self.stamp(),
+            cause: why.into(),
+        };
+        self.ask(release, out);
+    }
+
+    /// A deadline has come: ends the attempt if it is overdue at `now`.
+    pub(crate) fn deadline_reached(&mut self, now: Instant, out: &mut Actions) -> Answer {
+        let limits = &self.opening.limits;
+        let late = |since: Instant, limit: Option<Duration>| {
+            limit.is_some_and(|limit| now.since(since) > limit)
+        };
+        let why = match &self.phase {
+            Phase::Handshake { since } if late(*since, limits.handshake_max) => {
+                Invalidation::Handshake(HandshakeFailure::Overdue)
+            }
+            Phase::Truncating(truncating) if late(truncating.since, limits.truncation_max) => {
+                Invalidation::TruncationOverdue
+            }
+            Phase::Joining(joining) if late(joining.since, limits.joining_max) => {
+                Invalidation::JoinOverdue
+            }
+            Phase::RebuildJoining { since, .. } if late(*since, limits.joining_max) => {
+                Invalidation::JoinOverdue
+            }
+            Phase::CatchingUp(CatchingUp { meter, .. })
+            | Phase::Transferring(Transferring { meter, .. })
+            | Phase::Replaying(Replaying { meter, .. }) => match meter.check(now) {
+                Spending::Within => return Answer::Unchanged(Known::StaleTimer),
+                Spending::Exceeded(limit) => {
+                    self.over_budget(now, limit, out);
+                    return Answer::Done;
+                }
+            },
+            Phase::Init
+            | Phase::Connecting
+            | Phase::Handshake { .. }
+            | Phase::Planned(_)
+            | Phase::Truncating(_)
+            | Phase::Joining(_)
+            | Phase::SourceSelected { .. }
+            | Phase::RebuildJoining { .. }
+            | Phase::Completed { .. }
+            | Phase::Invalidated(_) => return Answer::Unchanged(Known::StaleTimer),
+        };
+        if let Invalidation::Handshake(failure) = why {
+            self.emit(now, What::HandshakeFailed(failure), out);
+        }
+        self.invalidate(now, why, out);
+        Answer::Done
+    }
+
+    /// The first instant at which the attempt is overdue where it stands.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let limits = &self.opening.limits;
+        let end = |since: Instant, limit: Option<Duration>| limit.map(|limit| past(since, limit));
+        match &self.phase {
+            Phase::Handshake { since } => end(*since, limits.handshake_max),
+            Phase::Truncating(truncating) => end(truncating.since, limits.truncation_max),
+            Phase::Joining(joining) => end(joining.since, limits.joining_max),
+            Phase::RebuildJoining { since, .. } => end(*since, limits.joining_max),
+            Phase::CatchingUp(CatchingUp { meter, .. })
+            | Phase::Transferring(Transferring { meter, .. })
+            | Phase::Replaying(Replaying { meter, .. }) => meter.next_deadline(),
+            Phase::Init
+            | Phase::Connecting
+            | Phase::Planned(_)
+            | Phase::SourceSelected { .. }
+            | Phase::Completed { .. }
+            | Phase::Invalidated(_) => None,
+        }
+    }
+
+    fn over_budget(&mut self, now: Instant, limit: BudgetLimit, out: &mut Actions) {
+        self.emit(now, What::BudgetEscalated(limit), out);
+        self.invalidate(now, Invalidation::Budget(limit), out);
+    }
+
+    fn enter(&mut self, phase: Phase, out: &mut Actions) {
+        let from = self.phase.name();
+        let to = phase.name();
+        self.phase = phase;
+        if from != to {
+            let stamp = self.stamp();
+            self.ask(Action::Transitioned { stamp, from, to }, out);
+        }
+    }
+
+    fn ask(&self, action: Action, out: &mut Actions) {
+        let replica = self.opening.replica.clone();
+        out.push(Directed { replica, action });
+    }
+
+    fn emit(&self, now: Instant, what: What, out: &mut Actions) {
+        let event = RecoveryEvent {
+            at: now,
+            replica: self.opening.replica.clone(),
+            session: Some(self.stamp().session),
+            epoch: self.stamp().epoch,
+            what,
+        };
+        self.ask(Action::Emit(event), out);
+    }
+
+    fn wrong_phase(&self) -> Answer {
+        Answer::Refused(Refusal::WrongPhase {
+            phase: self.phase.name(),
+        })
+    }
+
+    fn require(&self, kind: SessionKind) -> Result<(), Answer> {
+        if self.kind() == kind {
+            return Ok(());
+        }
+        Err(Answer::Refused(Refusal::WrongKind { kind: self.kind() }))
+    }
+
+    /// Panics when the session contradicts itself.
+    pub fn assert_invariants(&self) {
+        match &self.phase {
+            Phase::CatchingUp(CatchingUp { range, acked, .. }) => {
+                assert!(*acked >= range.after(), "progress below its start");
+                assert!(*acked < range.through(), "progress at or past its target");
+            }
+            Phase::Transferring(transferring) => {
+                assert!(
+                    transferring.laid <= transferring.extents,
+                    "more laid than there is"
+                );
+            }
+            Phase::Init
+            | Phase::Connecting
+            | Phase::Handshake { .. }
+            | Phase::Planned(_)
+            | Phase::Truncating(_)
+            | Phase::Joining(_)
+            | Phase::SourceSelected { .. }
+            | Phase::RebuildJoining { .. }
+            | Phase::Replaying(_)
+            | Phase::Completed { .. }
+            | Phase::Invalidated(_) => {}
+        }
+        let rebuilds = match &self.phase {
+            Phase::Planned(_) | Phase::Truncating(_) | Phase::CatchingUp(_) | Phase::Joining(_) => {
+                Some(SessionKind::CatchUp)
+            }
+            Phase::SourceSelected { .. }
+            | Phase::RebuildJoining { .. }
+            | Phase::Transferring(_)
+            | Phase::Replaying(_) => Some(SessionKind::Rebuild),
+            Phase::Init
+            | Phase::Connecting
+            | Phase::Handshake { .. }
+            | Phase::Completed { .. }
+            | Phase::Invalidated(_) => None,
+        };
+        assert!(
+            rebuilds.is_none_or(|kind| kind == self.kind()),
+            "a session in a phase of the other kind"
+        );
+    }
+}
+
+impl fmt::Display for SessionKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CatchUp => "catch_up",
+            Self::Rebuild => "rebuild",
+        })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bootstrap => "bootstrap",
+            Self::Assignment => "assignment",
+            Self::Reassignment => "reassignment",
+            Self::Reconnect => "reconnect",
+            Self::Operator => "operator",
+            Self::Poller => "poller",
+        })
+    }
+}
+
+impl fmt::Display for PhaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Init => "init",
+            Self::Connecting => "connecting",
+            Self::Handshake => "handshake",
+            Self::Truncating => "truncating",
+            Self::CatchingUp => "catching_up",
+            Self::SourceSelected => "source_selected",
+            Self::Joining => "joining",
+            Self::Transferring => "transferring",
+            Self::Replaying => "replaying",
+            Self::Completed => "completed",
+            Self::Invalidated => "invalidated",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
