@@ -55,19 +55,38 @@ fn ports(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
         code::FAILED,
         &[&address],
     )?;
-    let server = serve(
-        ctx,
-        "s9",
-        "s9",
-        &cluster.master_addr.to_string(),
-        Some(&address),
-    )?;
-    refused(
-        "a server on a port in use",
-        server,
-        code::FAILED,
-        &[&address],
-    )?;
+    let master = cluster.master_addr.to_string();
+    let free = || Addresses::free(ctx);
+    for (what, addresses) in [
+        (
+            "a data address in use",
+            Addresses {
+                data: address.clone(),
+                ..free()?
+            },
+        ),
+        (
+            "a control address in use",
+            Addresses {
+                control: address.clone(),
+                ..free()?
+            },
+        ),
+        (
+            "an NBD address in use",
+            Addresses {
+                nbd: address.clone(),
+                ..free()?
+            },
+        ),
+    ] {
+        refused(
+            what,
+            serve(ctx, "s9", "s9", &master, &addresses)?,
+            code::FAILED,
+            &[&address],
+        )?;
+    }
     drop(holder);
     Ok(())
 }
@@ -82,14 +101,20 @@ fn keys(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
     .during("writing a key")?;
     let master = cluster.master_addr.to_string();
     let key = key.display().to_string();
-    let tool = serve(ctx, "s9", "s9", &master, None)?.args(["--cluster-key", &key]);
+    let tool =
+        serve(ctx, "s9", "s9", &master, &Addresses::free(ctx)?)?.args(["--cluster-key", &key]);
     refused(
         "a server with another cluster key",
         tool,
         code::FAILED,
         &["key"],
     )?;
-    let tool = serve(ctx, "s9", "s9", &master, Some("0.0.0.0:0"))?;
+    // What NBD clients may reach is the operator's choice; what servers trust each other with is not.
+    let open = Addresses {
+        control: "0.0.0.0:0".to_owned(),
+        ..Addresses::free(ctx)?
+    };
+    let tool = serve(ctx, "s9", "s9", &master, &open)?;
     refused(
         "an open address without a key",
         tool,
@@ -99,7 +124,13 @@ fn keys(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
 }
 
 fn in_use(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
-    let tool = serve(ctx, "s1", "s1", &cluster.master_addr.to_string(), None)?;
+    let tool = serve(
+        ctx,
+        "s1",
+        "s1",
+        &cluster.master_addr.to_string(),
+        &Addresses::free(ctx)?,
+    )?;
     let dir = ctx.path("s1").display().to_string();
     refused(
         "a store that another process has open",
@@ -120,9 +151,9 @@ fn strangers(ctx: &Context) -> Result<()> {
         "master-3",
     )?;
     let master = other.master_addr.to_string();
-    let tool = serve(ctx, "s2", "s1", &master, None)?;
+    let tool = serve(ctx, "s2", "s1", &master, &Addresses::free(ctx)?)?;
     refused("the store of another server", tool, code::UNSAFE, &["s1"])?;
-    let tool = serve(ctx, "s1", "s1", &master, None)?;
+    let tool = serve(ctx, "s1", "s1", &master, &Addresses::free(ctx)?)?;
     refused(
         "a store of another cluster",
         tool,
@@ -132,19 +163,33 @@ fn strangers(ctx: &Context) -> Result<()> {
     other.stop()
 }
 
+/// Where a server listens.
+struct Addresses {
+    data: String,
+    control: String,
+    nbd: String,
+}
+
+impl Addresses {
+    fn free(ctx: &Context) -> Result<Self> {
+        let free = || ctx.address().map(|address| address.to_string());
+        Ok(Self {
+            data: free()?,
+            control: free()?,
+            nbd: free()?,
+        })
+    }
+}
+
 /// `moorline serve` as server `id` on the directory `dir`.
-fn serve(ctx: &Context, id: &str, dir: &str, master: &str, nbd: Option<&str>) -> Result<Tool> {
+fn serve(ctx: &Context, id: &str, dir: &str, master: &str, addresses: &Addresses) -> Result<Tool> {
     let dir = ctx.path(dir);
     std::fs::create_dir_all(&dir).during("creating a directory")?;
-    let nbd = match nbd {
-        Some(address) => address.to_owned(),
-        None => ctx.address()?.to_string(),
-    };
     Ok(Tool::new(ctx.binary())
         .args(["serve", "--server-id", id, "--dir"])
         .arg(&dir)
         .args(["--master", master])
-        .args(["--data", &ctx.address()?.to_string()])
-        .args(["--control", &ctx.address()?.to_string()])
-        .args(["--nbd", &nbd]))
+        .args(["--data", &addresses.data])
+        .args(["--control", &addresses.control])
+        .args(["--nbd", &addresses.nbd]))
 }

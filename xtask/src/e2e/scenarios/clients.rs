@@ -43,8 +43,14 @@ pub(super) fn image(ctx: &Context) -> Result<()> {
 /// ext4 on the volume: made, filled, unmounted, checked, and read again through the other way in.
 pub(super) fn filesystem(ctx: &Context) -> Result<()> {
     let mut cluster = Cluster::with_volume(ctx, Spec::dirs(ctx, 3))?;
-    let uri = cluster.uri()?;
-    let fuse = NbdFuse::mount(ctx, &uri)?;
+    file_system_on(ctx, &cluster.uri()?)?;
+    cluster.wait_whole()?;
+    cluster.check_alive()?;
+    cluster.equal_digests().map(|_digest| ())
+}
+
+fn file_system_on(ctx: &Context, uri: &str) -> Result<()> {
+    let fuse = NbdFuse::mount(ctx, uri)?;
     let disk = Loop::attach(fuse.file())?;
     ctx.step(format!("{} is {uri}", disk.device().display()));
     Tool::new("mkfs.ext4")
@@ -63,17 +69,14 @@ pub(super) fn filesystem(ctx: &Context) -> Result<()> {
     fuse.unmount()?;
 
     ctx.step("attached anew: every file is there");
-    let fuse = NbdFuse::mount(ctx, &uri)?;
+    let fuse = NbdFuse::mount(ctx, uri)?;
     let disk = Loop::attach(fuse.file())?;
     let device = disk.device().display().to_string();
     let mount = Mount::new(&["-o", "ro", &device], &ctx.path("mnt"))?;
     check_tree(mount.dir())?;
     mount.unmount()?;
     disk.detach()?;
-    fuse.unmount()?;
-    cluster.wait_whole()?;
-    cluster.check_alive()?;
-    cluster.equal_digests().map(|_digest| ())
+    fuse.unmount()
 }
 
 fn nbdcopy(from: &std::ffi::OsStr, to: &std::ffi::OsStr) -> Result<Duration> {
