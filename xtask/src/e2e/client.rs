@@ -78,6 +78,8 @@ impl Client {
         extra: &[&str],
     ) -> Result<Self> {
         let mut args = vec![
+            // No byte code beside the sources.
+            "-B".to_owned(),
             script().display().to_string(),
             command.to_owned(),
             "--export".to_owned(),
@@ -233,6 +235,7 @@ impl Client {
 /// Runs the client's own test of its rules.
 pub(crate) fn selftest() -> Result<()> {
     Tool::new(PYTHON)
+        .arg("-B")
         .arg(script())
         .arg("selftest")
         .succeed()
