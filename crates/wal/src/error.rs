@@ -261,6 +261,12 @@ pub enum LogOpenError {
         /// The LSN found, or the LSN of a cut below the tail.
         have: Lsn,
     },
+    /// A readable frame has a number that leaves none for new ones: a forged frame, or damage.
+    #[error("no sequence number is left after {highest}")]
+    SequencesRanOut {
+        /// The highest one that was read.
+        highest: u64,
+    },
     /// The ring is full and even its reserve is used up: not even a mark can be written.
     #[error("the log has no room for the mark that opening writes")]
     NoRoom,

@@ -27,6 +27,9 @@
 
 mod error;
 mod fields;
+mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod history;
 mod log;
 mod mutants;
@@ -34,11 +37,13 @@ mod pin;
 mod reclaim;
 mod record;
 mod recover;
+mod ring;
 mod sync;
 
 pub use error::{
     AppendError, CutError, FrameError, LogOpenError, LogReadError, PinRefused, RecordError,
 };
+pub use frame::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind};
 pub use history::{Gap, LogOutline, RetainedHistory, last_common};
 pub use log::{
     Log, LogAnchor, LogConfig, LogEvent, LogOperation, LogRegion, ReadId, ReadStart, RecordAt,
@@ -52,4 +57,4 @@ pub use record::{
     RECORD_BLOCKS_MAX, RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind, block_crc,
     block_crcs, decode_records,
 };
-pub use recover::{LogDamage, LogFindings, LogOpening};
+pub use recover::{LogContents, LogDamage, LogFindings, LogOpening, LogScan};

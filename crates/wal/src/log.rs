@@ -1,19 +1,40 @@
-//! Append, flush, read.
+//! The log of one replica while it is open: its state, and what can be asked of it.
+//!
+//! ```text
+//! append -> queued -> submitted -> written -> flushed         (a frame at a time, frames in order)
+//!   slot:   Queued    Memory ...................... Ring       (Ring: the payload was released)
+//! ```
+//!
+//! Frames may complete out of order; the flushed frontier follows the unbroken run of durable
+//! frames only. After one failed or overdue frame write or flush the log is poisoned: the frontier
+//! freezes and nothing is retried. A *read* that fails says nothing about what is durable: only
+//! its caller hears of it, unless it is overdue, because then the device hangs.
 
-use std::time::Duration;
+mod commit;
+mod reading;
+mod space;
 
-use moorline_types::{
-    BufferPool, DeviceDone, DeviceError, DeviceOp, Epoch, EpochStart, Instant, Lsn, LsnRange,
-    OpenCount, StoreId, VolumeId, WriteMode,
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
 };
 
+use moorline_types::{
+    BufferPool, DeviceError, DeviceOp, DeviceOpKind, Epoch, EpochStart, Instant, Lsn, OpId,
+    OpOwner, OpenCount, StoreId, VolumeId, WriteMode,
+};
+
+pub(crate) use self::commit::Placed;
+use self::reading::PendingRead;
 use crate::{
-    error::{AppendError, CutError, LogReadError, PinRefused},
+    error::{LogReadError, PinRefused},
+    frame::{FrameHeader, FrameKind, SEQUENCE_END},
     history::RetainedHistory,
     mutants::Mutants,
     pin::{PinHolder, PinInfo, PinTable, RetentionPin},
     record::{Record, RecordHeader},
-    recover::LogDamage,
+    recover::{LogDamage, Recovered},
+    ring::Ring,
 };
 
 /// Where the ring lies in the store.
@@ -156,67 +177,183 @@ pub enum LogEvent {
 #[derive(Debug)]
 pub struct Log {
     config: LogConfig,
+    health: Health,
+    /// Tail, head and epochs.
     history: RetainedHistory,
+    /// One per retained record: place `n` holds LSN tail + 1 + n.
+    slots: VecDeque<Slot>,
+    queue: VecDeque<Queued>,
+    queued_bytes: u64,
+    /// Frames from the first retained one on. Those up to `durable_frames` are durable.
+    frames: VecDeque<FrameEntry>,
+    durable_frames: usize,
+    /// The frame before the first of `frames`.
+    before: ChainLink,
+    /// The last frame formed.
+    last: ChainLink,
+    next_sequence: u64,
+    ring: Ring,
+    /// Every record at or below is durable. Raised by completions, lowered by a cut.
+    flushed: Lsn,
+    /// Payloads at or below may go once durable; set by the caller.
+    released: Lsn,
+    /// Payloads at or below are gone.
+    memory_floor: Lsn,
+    operations: BTreeMap<u64, InFlight>,
+    next_serial: u64,
+    reads: BTreeMap<u64, PendingRead>,
+    next_read: u64,
+    /// When the idle mark is due.
+    mark_due: Option<Instant>,
     pins: PinTable,
 }
 
-#[allow(clippy::todo)]
+#[derive(Clone, Copy, Debug)]
+enum Health {
+    Good,
+    Poisoned(DeviceError),
+    Damaged(LogDamage),
+}
+
+#[derive(Clone, Debug)]
+enum Slot {
+    /// Not in a frame yet.
+    Queued(Record),
+    /// In a frame; its payload begins at this byte of the ring.
+    Memory(Record, u64),
+    /// Likewise, and only the ring has the payload.
+    Ring(RecordHeader, u64),
+}
+
+impl Slot {
+    fn header(&self) -> &RecordHeader {
+        match self {
+            Self::Queued(record) | Self::Memory(record, _) => record.header(),
+            Self::Ring(header, _) => header,
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Queued {
+    Record(Record),
+    Cut { through: Lsn },
+}
+
+/// A frame as its successor names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct ChainLink {
+    sequence: u64,
+    crc: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct FrameEntry {
+    link: ChainLink,
+    position: u64,
+    bytes: u64,
+    kind: EntryKind,
+    state: FrameState,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum EntryKind {
+    Records {
+        /// The highest LSN in it that opening could still bring back: lowered once a later cut is
+        /// durable. The frame is needed while this is above the anchor's tail.
+        last: Lsn,
+        /// What becomes flushed with it: lowered as soon as a cut is asked for.
+        flushes: Lsn,
+    },
+    Cut {
+        through: Lsn,
+    },
+    Mark,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FrameState {
+    Submitted,
+    Written,
+    /// Written before the flush in flight was submitted.
+    Flushing,
+    Durable,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    deadline: Instant,
+    what: Asked,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Frame { sequence: u64 },
+    Flush,
+    Read { read: u64, piece: usize },
+}
+
+impl Asked {
+    fn operation(self) -> LogOperation {
+        match self {
+            Self::Frame { .. } => LogOperation::FrameWrite,
+            Self::Flush => LogOperation::Flush,
+            Self::Read { .. } => LogOperation::Read,
+        }
+    }
+}
+
 impl Log {
-    /// Queues the record after the head. It stays in memory until [`Log::release_memory`].
-    ///
-    /// # Errors
-    ///
-    /// [`AppendError`]; the log is unchanged then.
-    pub fn append(&mut self, record: Record) -> Result<(), AppendError> {
-        let _ = record;
-        todo!()
-    }
-
-    /// Forms frames out of everything queued and asks for what is due. Once per batch of events.
-    pub fn submit(&mut self, now: Instant, ops: &mut Vec<DeviceOp>) {
-        let _ = (now, ops);
-        todo!()
-    }
-
-    /// Drops every record above `through` from the index at once and queues the cut behind what is
-    /// in flight; [`LogEvent::CutRecorded`] follows when it is durable. The next
-    /// [`Log::submit`] writes it.
-    ///
-    /// # Errors
-    ///
-    /// [`CutError`]; the log is unchanged then.
-    pub fn cut(&mut self, through: Lsn) -> Result<(), CutError> {
-        let _ = through;
-        todo!()
-    }
-
-    /// Takes the completion of one operation. Late ones, and those of other owners, are dropped.
-    pub fn on_done(
-        &mut self,
-        now: Instant,
-        done: DeviceDone,
-        ops: &mut Vec<DeviceOp>,
-        events: &mut Vec<LogEvent>,
-    ) {
-        let _ = (now, done, ops, events);
-        todo!()
-    }
-
-    /// When [`Log::on_deadline`] is to be called next.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Instant> {
-        todo!()
-    }
-
-    /// Writes the idle mark if it is due, and poisons the log if an operation is overdue.
-    pub fn on_deadline(
-        &mut self,
-        now: Instant,
-        ops: &mut Vec<DeviceOp>,
-        events: &mut Vec<LogEvent>,
-    ) {
-        let _ = (now, ops, events);
-        todo!()
+    /// The log that opening found.
+    pub(crate) fn recovered(
+        config: LogConfig,
+        anchor: LogAnchor,
+        found: Recovered,
+        next_serial: u64,
+    ) -> Self {
+        let before = ChainLink {
+            sequence: anchor.sequence,
+            crc: anchor.previous_crc,
+        };
+        let frames: VecDeque<FrameEntry> = found.frames.iter().map(FrameEntry::durable).collect();
+        let last = frames.back().map_or(before, |frame| frame.link);
+        let write = frames
+            .back()
+            .map_or(anchor.position, |frame| frame.position + frame.bytes);
+        let head = found.history.head();
+        let mut log = Self {
+            health: found.findings.damaged.map_or(Health::Good, Health::Damaged),
+            history: found.history,
+            slots: found
+                .records
+                .into_iter()
+                .map(|(header, at)| Slot::Ring(header, at))
+                .collect(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            durable_frames: frames.len(),
+            frames,
+            before,
+            last,
+            next_sequence: first_sequence(&config, found.highest_sequence),
+            ring: Ring {
+                bytes: config.region.bytes,
+                write,
+            },
+            flushed: head,
+            released: head,
+            memory_floor: head,
+            operations: BTreeMap::new(),
+            next_serial,
+            reads: BTreeMap::new(),
+            next_read: 0,
+            mark_due: None,
+            pins: PinTable::new(),
+            config,
+        };
+        log.settle_cuts();
+        log.assert_invariants();
+        log
     }
 
     /// The last record appended.
@@ -228,7 +365,7 @@ impl Log {
     /// Every record at or below is durable. Advanced by completions; a cut lowers it.
     #[must_use]
     pub fn flushed(&self) -> Lsn {
-        todo!()
+        self.flushed
     }
 
     /// Records at or below were reclaimed (exclusive).
@@ -241,6 +378,12 @@ impl Log {
     #[must_use]
     pub fn history(&self) -> &[EpochStart] {
         self.history.starts()
+    }
+
+    /// The epochs together with tail and head.
+    #[must_use]
+    pub fn retained(&self) -> &RetainedHistory {
+        &self.history
     }
 
     /// The epoch of the last record; [`Epoch::ZERO`] before the first.
@@ -258,39 +401,22 @@ impl Log {
     /// Where a retained record is; `None` when it is not retained.
     #[must_use]
     pub fn record(&self, lsn: Lsn) -> Option<RecordAt> {
-        let _ = lsn;
-        todo!()
+        Some(match self.slot(lsn)? {
+            Slot::Queued(record) | Slot::Memory(record, _) => RecordAt::Memory(record.clone()),
+            Slot::Ring(..) => RecordAt::Ring,
+        })
     }
 
     /// The header of a retained record, always in memory.
     #[must_use]
     pub fn header(&self, lsn: Lsn) -> Option<&RecordHeader> {
-        let _ = lsn;
-        todo!()
+        self.slot(lsn).map(Slot::header)
     }
 
     /// Lets go of the payloads of records at or below `through` as soon as they are durable.
     pub fn release_memory(&mut self, through: Lsn) {
-        let _ = through;
-        todo!()
-    }
-
-    /// Reads records from `range`, in order, until `bytes_max` stored bytes or its end; at least
-    /// one. The piece of the ring is held until the read ended.
-    ///
-    /// # Errors
-    ///
-    /// [`LogReadError::Reclaimed`] or [`LogReadError::AboveHead`]; the rest comes as an event.
-    pub fn read(
-        &mut self,
-        now: Instant,
-        read: ReadId,
-        range: LsnRange,
-        bytes_max: usize,
-        ops: &mut Vec<DeviceOp>,
-    ) -> Result<ReadStart, LogReadError> {
-        let _ = (now, read, range, bytes_max, ops);
-        todo!()
+        self.released = self.released.max(through.min(self.head()));
+        self.free_memory();
     }
 
     /// Holds every record above `after` until the guard is dropped.
@@ -304,8 +430,14 @@ impl Log {
         holder: PinHolder,
         since: Instant,
     ) -> Result<RetentionPin, PinRefused> {
-        let _ = (after, holder, since);
-        todo!()
+        let (tail, head) = (self.tail(), self.head());
+        if after < tail {
+            return Err(PinRefused::Reclaimed { after, tail });
+        }
+        if after > head {
+            return Err(PinRefused::AboveHead { after, head });
+        }
+        self.pins.retain(after, holder, since)
     }
 
     /// The table of pins: also the place for snapshot and full-base pins, and for breaking pins.
@@ -320,73 +452,143 @@ impl Log {
         self.pins.list()
     }
 
-    /// The anchor that keeps every record above `through`: what the store puts in its superblocks
-    /// *before* it calls [`Log::reclaim`]. Held back by pins and by reads in flight, and never
-    /// above the flushed frontier: look at its `tail`.
-    #[must_use]
-    pub fn anchor_at(&self, through: Lsn) -> LogAnchor {
-        let _ = through;
-        todo!()
-    }
-
-    /// Frees the ring below the first frame that holds a record above `through`, and forgets the
-    /// records at or below. *Both* superblocks must already name an anchor of [`Log::anchor_at`]
-    /// whose tail is at or above `through`. Held back by pins and by reads in flight; the answer
-    /// is the anchor that was reached.
-    pub fn reclaim(&mut self, through: Lsn) -> LogAnchor {
-        let _ = through;
-        todo!()
-    }
-
-    /// Bytes of the ring in use, waste at its end and queued records included.
-    #[must_use]
-    pub fn used_bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// Size of the ring in bytes.
-    #[must_use]
-    pub fn capacity_bytes(&self) -> u64 {
-        self.config.region.bytes
-    }
-
-    /// Bytes of the ring in use, in percent, rounded up.
-    #[must_use]
-    pub fn fill(&self) -> u8 {
-        todo!()
-    }
-
-    /// Ring bytes from the frame of the first record above `after` to the end of the log.
-    #[must_use]
-    pub fn bytes_after(&self, after: Lsn) -> u64 {
-        let _ = after;
-        todo!()
-    }
-
     /// Why the log is poisoned, if it is.
     #[must_use]
     pub fn failed(&self) -> Option<DeviceError> {
-        todo!()
+        match self.health {
+            Health::Poisoned(error) => Some(error),
+            Health::Good | Health::Damaged(_) => None,
+        }
     }
 
     /// The damage that opening found, if any: the log is read only then.
     #[must_use]
-    pub fn damaged(&self) -> Option<&LogDamage> {
-        todo!()
+    pub fn damaged(&self) -> Option<LogDamage> {
+        match self.health {
+            Health::Damaged(damage) => Some(damage),
+            Health::Good | Health::Poisoned(_) => None,
+        }
     }
 
-    /// Whether nothing is queued or in flight, the idle mark included.
+    /// Whether nothing is queued or in flight.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        todo!()
+        self.queue.is_empty()
+            && self.operations.is_empty()
+            && self.durable_frames == self.frames.len()
     }
 
-    /// Checks what must always hold.
+    /// Checks what must always hold. Cheap enough to run at both ends of every step.
     ///
     /// # Panics
     ///
     /// When it does not.
     pub fn assert_invariants(&self) {
-        todo!()
+        let (tail, head) = (self.tail(), self.head());
+        assert!(tail <= self.flushed, "what was reclaimed was flushed");
+        assert!(self.flushed <= head, "what is flushed was appended");
+        assert!(
+            self.memory_floor <= self.flushed,
+            "memory is kept until durable"
+        );
+        assert_eq!(
+            self.slots.len() as u64,
+            head.distance_from(tail),
+            "one slot per record"
+        );
+        assert!(self.durable_frames <= self.frames.len());
+        assert!(self.frames.len() - self.durable_frames <= self.config.frames_in_flight_max);
+        assert!(
+            self.next_sequence > self.last.sequence,
+            "sequences are never used twice"
+        );
+        assert!(self.ring.write <= self.ring.bytes);
+        assert!(self.used_bytes() <= self.ring.bytes.saturating_add(self.queued_bytes()));
     }
+
+    fn slot(&self, lsn: Lsn) -> Option<&Slot> {
+        self.slots.get(self.place_of(lsn)?)
+    }
+
+    fn place_of(&self, lsn: Lsn) -> Option<usize> {
+        let place = lsn.get().checked_sub(self.tail().get())?.checked_sub(1)?;
+        usize::try_from(place).ok()
+    }
+
+    /// Drops payloads that were released and are durable.
+    fn free_memory(&mut self) {
+        let through = self.released.min(self.flushed);
+        while self.memory_floor < through {
+            self.memory_floor = self.memory_floor.next();
+            let place = self
+                .place_of(self.memory_floor)
+                .expect("the floor is not below the tail");
+            let slot = &mut self.slots[place];
+            if let Slot::Memory(record, position) = slot {
+                *slot = Slot::Ring(record.header().clone(), *position);
+            }
+        }
+    }
+
+    fn ask(
+        &mut self,
+        now: Instant,
+        what: Asked,
+        offset: u64,
+        kind: DeviceOpKind,
+        ops: &mut Vec<DeviceOp>,
+    ) {
+        let serial = self.next_serial;
+        self.next_serial += 1;
+        let deadline = now.after(self.config.operation_timeout);
+        self.operations.insert(serial, InFlight { deadline, what });
+        ops.push(DeviceOp {
+            id: OpId::new(OpOwner::Log, serial),
+            offset,
+            kind,
+        });
+    }
+}
+
+impl FrameEntry {
+    /// A frame that opening found.
+    fn durable(header: &FrameHeader) -> Self {
+        Self {
+            link: ChainLink {
+                sequence: header.sequence,
+                crc: header.crc,
+            },
+            position: header.position,
+            bytes: header.total_bytes(),
+            kind: EntryKind::of(header),
+            state: FrameState::Durable,
+        }
+    }
+}
+
+impl EntryKind {
+    fn of(header: &FrameHeader) -> Self {
+        match header.kind {
+            FrameKind::Records { .. } => {
+                let last = header.last().expect("a frame of records has a last one");
+                Self::Records {
+                    last,
+                    flushes: last,
+                }
+            }
+            FrameKind::Cut { through } => Self::Cut { through },
+            FrameKind::Mark => Self::Mark,
+        }
+    }
+}
+
+/// The first sequence number of this open: above every readable one by more than what can have
+/// been in flight and is unreadable, and in this open's own range while that is possible.
+fn first_sequence(config: &LogConfig, highest: u64) -> u64 {
+    let own_range = config
+        .open
+        .get()
+        .checked_mul(1 << 40)
+        .filter(|first| *first < SEQUENCE_END / 2);
+    (highest + config.frames_in_flight_max as u64 + 1).max(own_range.unwrap_or(0))
 }

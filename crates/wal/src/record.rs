@@ -374,14 +374,6 @@ impl Record {
     pub fn stored_bytes(&self) -> usize {
         self.0.header_bytes.len() + self.0.payload.len()
     }
-
-    /// Lets go of the payload, keeping what the index needs.
-    pub(crate) fn into_header(self) -> RecordHeader {
-        match Arc::try_unwrap(self.0) {
-            Ok(inner) => inner.header,
-            Err(shared) => shared.header.clone(),
-        }
-    }
 }
 
 impl fmt::Debug for Record {

@@ -83,10 +83,10 @@ mod plain {
             Err(PinRefused::TooMany { count: 0 })
         };
         assert!(fails().is_err());
-        let panicking = std::panic::catch_unwind(|| {
+        let panicking = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _pin = table.retain(lsn(1), holder(), Instant::ZERO).unwrap();
             panic!("as tests do");
-        });
+        }));
         assert!(panicking.is_err());
         assert_eq!((table.live(), table.releases()), (0, 2));
     }

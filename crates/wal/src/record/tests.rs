@@ -1,1 +1,122 @@
+use moorline_types::BufferPool;
+use proptest::prelude::*;
+
 use super::*;
+
+const VOLUME: VolumeId = VolumeId::new(5);
+
+fn range(first: u64, count: u32) -> BlockRange {
+    BlockRange::new(BlockIndex::new(first), count).unwrap()
+}
+
+fn write(lsn: u64, first: u64, fill: &[u8]) -> Record {
+    let bytes: Vec<u8> = fill.iter().flat_map(|&byte| [byte; BLOCK_SIZE]).collect();
+    let payload = Payload::copy_padded(&BufferPool::new(), &bytes);
+    let range = range(first, u32::try_from(fill.len()).unwrap());
+    let crcs = block_crcs(VOLUME, range, &payload);
+    Record::write(
+        VOLUME,
+        Epoch::new(3, 1),
+        Lsn::new(lsn),
+        range,
+        payload,
+        crcs,
+    )
+}
+
+fn joined(records: &[Record]) -> (Bytes, Payload) {
+    let headers: Vec<u8> = records
+        .iter()
+        .flat_map(|r| r.header_bytes().to_vec())
+        .collect();
+    let payload: Vec<u8> = records
+        .iter()
+        .flat_map(|r| r.payload().as_slice().to_vec())
+        .collect();
+    (
+        headers.into(),
+        Payload::copy_padded(&BufferPool::new(), &payload),
+    )
+}
+
+#[test]
+fn a_batch_comes_back_as_it_was_sent() {
+    let epoch = Epoch::new(3, 1);
+    let records = [
+        Record::epoch_mark(VOLUME, epoch, Lsn::new(7)),
+        write(8, 100, &[1, 2]),
+        Record::trim(VOLUME, epoch, Lsn::new(9), range(0, u32::MAX)),
+        write(10, 5, &[3]),
+        Record::write_zeroes(VOLUME, epoch, Lsn::new(11), range(9, 3)),
+    ];
+    let (headers, payload) = joined(&records);
+    let back = decode_records(VOLUME, &headers, &payload).unwrap();
+    assert_eq!(back, records);
+    assert_eq!(
+        back[1].payload().as_slice().as_ptr(),
+        payload.as_slice().as_ptr()
+    );
+}
+
+#[test]
+fn what_is_damaged_misplaced_or_foreign_is_refused_with_its_reason() {
+    let (headers, payload) = joined(&[write(8, 100, &[1, 2])]);
+    let other = VolumeId::new(6);
+    assert!(matches!(
+        decode_records(other, &headers, &payload),
+        Err(RecordError::HeaderCrc { .. })
+    ));
+    let swapped = joined(&[write(8, 100, &[2, 1])]).1;
+    assert!(matches!(
+        decode_records(VOLUME, &headers, &swapped),
+        Err(RecordError::BlockCrc { block, .. }) if block == BlockIndex::new(100)
+    ));
+    let short = payload.slice_blocks(0, 1);
+    assert!(matches!(
+        decode_records(VOLUME, &headers, &short),
+        Err(RecordError::PayloadLength {
+            want: 8192,
+            have: 4096,
+            ..
+        })
+    ));
+    let left = joined(&[write(8, 100, &[1, 2]), write(9, 1, &[1])]).1;
+    assert_eq!(
+        decode_records(VOLUME, &headers, &left),
+        Err(RecordError::PayloadLeft { blocks: 1 })
+    );
+    let (gap, payload) = joined(&[write(8, 1, &[1]), write(10, 1, &[1])]);
+    assert!(matches!(
+        decode_records(VOLUME, &gap, &payload),
+        Err(RecordError::NotDense { .. })
+    ));
+}
+
+#[test]
+fn the_same_content_elsewhere_has_another_checksum() {
+    let content = [9; BLOCK_SIZE];
+    let here = block_crc(VOLUME, BlockIndex::new(1), &content);
+    assert_ne!(here, block_crc(VOLUME, BlockIndex::new(2), &content));
+    assert_ne!(
+        here,
+        block_crc(VolumeId::new(6), BlockIndex::new(1), &content)
+    );
+}
+
+proptest! {
+    #[test]
+    fn every_flipped_bit_of_a_header_is_noticed(at in 0..56usize, bit in 0..8u8) {
+        let (headers, payload) = joined(&[write(8, 100, &[1, 2])]);
+        let mut bytes = headers.to_vec();
+        bytes[at] ^= 1 << bit;
+        prop_assert!(decode_records(VOLUME, &bytes.into(), &payload).is_err());
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        crate::fuzz::fuzz_record(&bytes);
+        let mut likely = b"MREC".to_vec();
+        likely.extend_from_slice(&bytes);
+        crate::fuzz::fuzz_record(&likely);
+    }
+}

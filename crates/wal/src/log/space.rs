@@ -1,0 +1,120 @@
+//! Room in the ring: anchors, reclaim, fill.
+
+use moorline_types::{BLOCK_SIZE, Lsn};
+
+use super::{ChainLink, EntryKind, Log, LogAnchor};
+use crate::mutants::Mutant;
+
+impl Log {
+    /// The anchor that keeps every record above `through`: what the store puts in its superblocks
+    /// *before* it calls [`Log::reclaim`]. Held back by pins and by reads in flight, and never
+    /// above the flushed frontier: look at its `tail`.
+    #[must_use]
+    pub fn anchor_at(&self, through: Lsn) -> LogAnchor {
+        self.anchor_and_frames(through).0
+    }
+
+    /// Frees the ring below the first frame that holds a record above `through`, and forgets the
+    /// records at or below. *Both* superblocks must already name an anchor of [`Log::anchor_at`]
+    /// whose tail is at or above `through`. Held back by pins and by reads in flight; the answer
+    /// is the anchor that was reached.
+    pub fn reclaim(&mut self, through: Lsn) -> LogAnchor {
+        let (anchor, frames) = self.anchor_and_frames(through);
+        let records = anchor.tail.distance_from(self.tail());
+        self.slots
+            .drain(..usize::try_from(records).expect("slots are in memory"));
+        self.history.reclaim(anchor.tail);
+        self.memory_floor = self.memory_floor.max(anchor.tail);
+        self.released = self.released.max(anchor.tail);
+        self.frames.drain(..frames);
+        self.durable_frames -= frames;
+        self.before = ChainLink {
+            sequence: anchor.sequence,
+            crc: anchor.previous_crc,
+        };
+        self.assert_invariants();
+        anchor
+    }
+
+    /// The anchor, and how many frames lie before it.
+    fn anchor_and_frames(&self, through: Lsn) -> (LogAnchor, usize) {
+        let pinned = match self.config.mutants.has(Mutant::IgnorePins) {
+            true => None,
+            false => self.pins.lowest(),
+        };
+        let read = self.reads.values().map(|read| read.after).min();
+        let limits = [Some(self.flushed), pinned, read];
+        let limit = limits.into_iter().flatten().min().unwrap_or(through);
+        let tail = through.min(limit).max(self.tail());
+        let mut before = self.before;
+        let mut frames = 0;
+        for frame in self.frames.range(..self.durable_frames) {
+            match frame.kind {
+                EntryKind::Records { last, .. } if last > tail => break,
+                // From the front: whatever a cut cuts lies before it and goes with it.
+                EntryKind::Records { .. } | EntryKind::Cut { .. } | EntryKind::Mark => {}
+            }
+            before = frame.link;
+            frames += 1;
+        }
+        let anchor = LogAnchor {
+            tail,
+            position: self
+                .frames
+                .get(frames)
+                .map_or(self.ring.write, |frame| frame.position),
+            sequence: before.sequence,
+            previous_crc: before.crc,
+        };
+        (anchor, frames)
+    }
+
+    /// Bytes of the ring in use, waste at its end and queued records included.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.ring.used(self.first_position()) + self.queued_bytes()
+    }
+
+    /// Size of the ring in bytes.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        self.ring.bytes
+    }
+
+    /// Bytes of the ring in use, in percent, rounded up; at most 100.
+    #[must_use]
+    pub fn fill(&self) -> u8 {
+        let percent = (self.used_bytes() * 100).div_ceil(self.ring.bytes).min(100);
+        u8::try_from(percent).expect("at most 100")
+    }
+
+    /// Ring bytes from the frame of the first record above `after` to the end of the log.
+    #[must_use]
+    pub fn bytes_after(&self, after: Lsn) -> u64 {
+        let needed = |kind: EntryKind| match kind {
+            EntryKind::Records { last, .. } => last > after,
+            EntryKind::Cut { .. } | EntryKind::Mark => false,
+        };
+        let first = self.frames.iter().find(|frame| needed(frame.kind));
+        let ring = first.map_or(0, |frame| self.ring.used(Some(frame.position)));
+        ring + self.queued_bytes()
+    }
+
+    /// Bytes that one more record may take, its frame header included.
+    pub(super) fn free_bytes(&self) -> u64 {
+        let kept = self.used_bytes() + self.ring.reserve();
+        self.ring.bytes.saturating_sub(kept)
+    }
+
+    /// What the queue will take, about: record bytes, and one header block.
+    pub(super) fn queued_bytes(&self) -> u64 {
+        match self.queued_bytes {
+            0 => 0,
+            bytes => bytes + BLOCK_SIZE as u64,
+        }
+    }
+
+    fn first_position(&self) -> Option<u64> {
+        self.frames.front().map(|frame| frame.position)
+    }
+}
