@@ -119,6 +119,8 @@ pub enum Fact<'a> {
         /// The source's committed point now: the target.
         committed: Lsn,
     },
+    /// What the session was to ship could not be read back.
+    ReadFailed,
     /// Somebody wants the session ended.
     CancelRequested,
 }

@@ -24,6 +24,7 @@
 //! | `budget.rs` | [`CatchUpBudget`]: time, records, stall |
 //! | `facts.rs`, `outcome.rs` | [`PrimaryFacts`], [`ReplicaFacts`]; [`classify`]: verdict with proof |
 //! | `planner.rs` | [`Plan`]: what to do and what must be pinned for it |
+//! | `mutants.rs` | bugs that a simulator can plant |
 //! | `recovery_log.rs`, `status.rs` | the event stream; snapshots for operators |
 
 #![forbid(unsafe_code)]
@@ -33,8 +34,7 @@ mod budget;
 mod event;
 mod facts;
 mod fence;
-#[cfg(feature = "mutants")]
-pub mod mutants;
+mod mutants;
 mod outcome;
 mod planner;
 mod recovery_log;
@@ -50,6 +50,7 @@ pub use facts::{
     GivenUp, Image, Impossible, OperationId, PrimaryFacts, ReplicaFacts, Side, check_pin,
 };
 pub use fence::{Admitted, EpochFence, Fenced, Raise};
+pub use mutants::{Mutant, Mutants};
 pub use outcome::{
     CommittedDataMissing, NoVerdict, Outcome, Proof, Reason, RebuildReason, Verdict, classify,
     epoch_of, last_common,

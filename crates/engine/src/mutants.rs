@@ -1,25 +1,48 @@
-//! Planted bugs, switched on one at a time by the simulator (feature `mutants` only).
+//! Bugs that a simulator plants at run time, to show that it would find them.
+//!
+//! The types are always here so that callers need no conditions of their own; without the feature
+//! `mutants` nothing can be planted and every question is answered with no at compile time.
 
-use std::cell::Cell;
-
-/// One planted bug.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+/// A bug to plant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
 pub enum Mutant {
-    /// `classify` never asks for a cut: a divergent tail stays.
-    CutSkipped,
+    /// A verdict never asks for a cut: a divergent tail stays.
+    CutSkipped = 1,
 }
 
-thread_local! {
-    static ON: Cell<Option<Mutant>> = const { Cell::new(None) };
+/// The bugs planted in one volume's engine. None by default.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Mutants {
+    #[cfg(feature = "mutants")]
+    bits: u8,
 }
 
-/// Switches one bug on for this thread, or all off.
-pub fn plant(mutant: Option<Mutant>) {
-    ON.set(mutant);
-}
+impl Mutants {
+    /// No bug.
+    pub const NONE: Self = Self {
+        #[cfg(feature = "mutants")]
+        bits: 0,
+    };
 
-/// Whether this thread runs with the bug.
-#[must_use]
-pub fn is_on(mutant: Mutant) -> bool {
-    ON.get() == Some(mutant)
+    /// These bugs and `mutant`.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub const fn with(self, mutant: Mutant) -> Self {
+        Self {
+            bits: self.bits | mutant as u8,
+        }
+    }
+
+    /// Whether `mutant` is planted.
+    #[cfg(feature = "mutants")]
+    pub(crate) const fn has(self, mutant: Mutant) -> bool {
+        self.bits & mutant as u8 != 0
+    }
+
+    /// Whether `mutant` is planted: never in this build.
+    #[cfg(not(feature = "mutants"))]
+    pub(crate) const fn has(self, _mutant: Mutant) -> bool {
+        false
+    }
 }

@@ -18,7 +18,10 @@
 
 use moorline_types::{Epoch, EpochStart, Lsn, LsnRange};
 
-use crate::facts::{GivenUp, Impossible, PrimaryFacts, ReplicaFacts};
+use crate::{
+    facts::{GivenUp, Impossible, PrimaryFacts, ReplicaFacts},
+    mutants::{Mutant, Mutants},
+};
 
 /// What has to happen to a replica, as far as its records go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +147,15 @@ pub fn classify(
     primary: &PrimaryFacts<'_>,
     replica: &ReplicaFacts<'_>,
 ) -> Result<Verdict, NoVerdict> {
+    classify_with(Mutants::NONE, primary, replica)
+}
+
+/// [`classify`], with planted bugs.
+pub(crate) fn classify_with(
+    mutants: Mutants,
+    primary: &PrimaryFacts<'_>,
+    replica: &ReplicaFacts<'_>,
+) -> Result<Verdict, NoVerdict> {
     primary.check()?;
     replica.check()?;
     let common = compare(
@@ -191,7 +203,7 @@ pub fn classify(
         verdict.raise_committed = raise_committed;
         return Ok(verdict);
     }
-    let cut = cut(last_common, replica.head);
+    let cut = cut(mutants, last_common, replica.head);
     let mut verdict = by_retention(proof, flushed.min(last_common), cut);
     verdict.raise_committed = raise_committed;
     Ok(verdict)
@@ -218,15 +230,8 @@ pub fn epoch_of(history: &[EpochStart], head: Lsn, lsn: Lsn) -> Option<Epoch> {
     at.checked_sub(1).map(|index| history[index].epoch)
 }
 
-#[cfg(not(feature = "mutants"))]
-fn cut(last_common: Lsn, replica_head: Lsn) -> Option<Lsn> {
-    (last_common < replica_head).then_some(last_common)
-}
-
-/// The planted bug `CutSkipped`: a divergent tail is left where it is.
-#[cfg(feature = "mutants")]
-fn cut(last_common: Lsn, replica_head: Lsn) -> Option<Lsn> {
-    if crate::mutants::is_on(crate::mutants::Mutant::CutSkipped) {
+fn cut(mutants: Mutants, last_common: Lsn, replica_head: Lsn) -> Option<Lsn> {
+    if mutants.has(Mutant::CutSkipped) {
         return None;
     }
     (last_common < replica_head).then_some(last_common)

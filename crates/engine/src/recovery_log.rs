@@ -170,6 +170,7 @@ impl From<Invalidation> for ReleaseCause {
             Invalidation::Budget(limit) => Self::BudgetExceeded(limit),
             Invalidation::PinBroken { .. } => Self::PinBroken,
             Invalidation::Cancelled => Self::Cancelled,
+            Invalidation::ReadFailed => Self::ReadFailed,
             Invalidation::PeerSilent
             | Invalidation::EndpointChanged
             | Invalidation::Superseded { .. }

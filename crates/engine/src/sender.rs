@@ -16,9 +16,10 @@ use moorline_types::{Epoch, Instant, ReplicaId, SessionId};
 
 use crate::{
     action::{Action, Actions, Directed},
-    budget::BudgetLimit,
+    budget::{BudgetLimit, Spending},
     event::{Answer, Event, Fact, Known, Refusal},
     fence::{Admitted, EpochFence, Raise},
+    mutants::Mutants,
     outcome::RebuildReason,
     recovery_log::{Escalated, RecoveryEvent, What},
     session::{
@@ -55,6 +56,8 @@ pub struct SenderConfig {
     pub limits: SessionLimits,
     /// What follows when a budget runs out.
     pub on_budget: OnBudget,
+    /// Planted bugs; none outside of tests of the tests.
+    pub mutants: Mutants,
 }
 
 /// How a replica is counted: each in exactly one.
@@ -221,6 +224,12 @@ impl Sender {
             });
         }
         Ok(self.fence.admit(stamp.epoch)?)
+    }
+
+    /// What the live session's budget says at `now`; `Within` where none is being spent.
+    pub fn spending(&self, now: Instant) -> Spending {
+        self.live_session()
+            .map_or(Spending::Within, |session| session.spending(now))
     }
 
     /// Whether an acknowledgement in the name of `stamp` counts towards a commit: its session is
@@ -399,6 +408,7 @@ impl Sender {
             kind,
             cause,
             limits: self.config.limits,
+            mutants: self.config.mutants,
         };
         let mut session = Session::new(now, opening, out);
         session.connect(out);
@@ -567,6 +577,7 @@ impl Sender {
             | Invalidation::SenderStopped
             | Invalidation::Cancelled
             | Invalidation::PinRefused(_)
+            | Invalidation::ReadFailed
             | Invalidation::TruncationOverdue => {}
         }
     }

@@ -19,6 +19,7 @@ use crate::{
     budget::{BudgetLimit, CatchUpBudget, Spending, past},
     event::{Answer, Fact, Known, Refusal},
     facts::Impossible,
+    mutants::Mutants,
     outcome::{CommittedDataMissing, RebuildReason},
     recovery_log::{RecoveryEvent, What},
 };
@@ -114,6 +115,8 @@ pub struct PinRefusal {
 pub enum PinRefusedReason {
     /// What it was to hold is gone already.
     Reclaimed,
+    /// What it was to hold is not there.
+    AboveHead,
     /// The log is too full for further holds.
     LogFull,
     /// There are as many pins as are allowed.
@@ -158,6 +161,8 @@ pub enum Invalidation {
         /// Where.
         lsn: Lsn,
     },
+    /// Records could not be read back.
+    ReadFailed,
     /// The cut was not recorded in time.
     TruncationOverdue,
     /// The join did not complete in time.
@@ -174,6 +179,7 @@ impl Invalidation {
             Self::Handshake(_)
             | Self::NeedsRebuild(_)
             | Self::PinRefused(_)
+            | Self::ReadFailed
             | Self::TruncationOverdue
             | Self::JoinOverdue
             | Self::Budget(_) => true,
@@ -362,6 +368,8 @@ pub struct Opening {
     pub cause: Cause,
     /// Its bounds.
     pub limits: SessionLimits,
+    /// Planted bugs; none outside of tests of the tests.
+    pub mutants: Mutants,
 }
 
 /// One recovery attempt.
@@ -518,6 +526,10 @@ impl Session {
             Fact::InSyncRecorded => self.in_sync_recorded(now, out),
             Fact::ExtentsLaid { extents } => self.extents_laid(now, extents, out),
             Fact::BaseWhole { committed } => self.base_whole(now, committed, out),
+            Fact::ReadFailed => {
+                self.invalidate(now, Invalidation::ReadFailed, out);
+                Answer::Done
+            }
             Fact::CancelRequested => {
                 self.invalidate(now, Invalidation::Cancelled, out);
                 Answer::Done
@@ -591,6 +603,25 @@ impl Session {
         }
         self.invalidate(now, why, out);
         Answer::Done
+    }
+
+    /// What the budget says at `now`; `Within` where none is being spent.
+    pub fn spending(&self, now: Instant) -> Spending {
+        match &self.phase {
+            Phase::CatchingUp(CatchingUp { meter, .. })
+            | Phase::Transferring(Transferring { meter, .. })
+            | Phase::Replaying(Replaying { meter, .. }) => meter.check(now),
+            Phase::Init
+            | Phase::Connecting
+            | Phase::Handshake { .. }
+            | Phase::Planned(_)
+            | Phase::Truncating(_)
+            | Phase::Joining(_)
+            | Phase::SourceSelected { .. }
+            | Phase::RebuildJoining { .. }
+            | Phase::Completed { .. }
+            | Phase::Invalidated(_) => Spending::Within,
+        }
     }
 
     /// The first instant at which the attempt is overdue where it stands.

@@ -11,7 +11,7 @@ use crate::{
     budget::{Meter, Spending},
     event::{Answer, Known, Refusal},
     facts::{PrimaryFacts, ReplicaFacts},
-    outcome::{NoVerdict, classify},
+    outcome::{NoVerdict, classify_with},
     planner::{Plan, PlanKind, plan},
     recovery_log::What,
 };
@@ -88,7 +88,7 @@ impl Session {
         if !matches!(self.phase, Phase::Handshake { .. }) {
             return self.wrong_phase();
         }
-        let verdict = match classify(primary, replica) {
+        let verdict = match classify_with(self.opening.mutants, primary, replica) {
             Ok(verdict) => verdict,
             Err(NoVerdict::Impossible(impossible)) => {
                 return self.handshake_refused(now, HandshakeFailure::Impossible(impossible), out);

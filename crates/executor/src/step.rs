@@ -1,0 +1,156 @@
+//! What a step answers.
+
+use moorline_engine::{BudgetLimit, Refusal, ReleaseCause, SessionStamp, What};
+use moorline_types::Lsn;
+
+/// What became of one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum StepOutcome {
+    /// Records went out; more can follow at once.
+    Shipped {
+        /// The last record that went out so far.
+        through: Lsn,
+    },
+    /// Nothing to do until something comes back.
+    Waiting(Waiting),
+    /// Everything through the head went out: [`hand_over`](crate::CatchUp::hand_over) now, before
+    /// the next record is ordered.
+    AtHead {
+        /// The head.
+        head: Lsn,
+    },
+    /// The lag did not shrink over many rounds: slow the writers, or cancel; by policy.
+    NotConverging(Lag),
+    /// The execution is over, by this step. Its pin is dropped; the event is the only one.
+    Ended(Released),
+    /// The execution was over before; nothing was done.
+    Refused(ReleaseCause),
+}
+
+/// What an execution waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Waiting {
+    /// A read was submitted.
+    Read,
+    /// As many bytes are on their way as are allowed.
+    Window,
+    /// The target went out; the replica has yet to prove it.
+    Proof,
+    /// Live records follow by themselves.
+    Live,
+}
+
+/// How far a replica is behind a head that moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lag {
+    /// Records ordered but not shipped.
+    pub records: u64,
+    /// Rounds in a row in which that did not shrink.
+    pub rounds: u32,
+}
+
+/// The one event that ends an execution.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "the release belongs in the recovery log"]
+pub struct Released {
+    /// Whose execution.
+    pub stamp: SessionStamp,
+    /// Why it ended.
+    pub cause: ReleaseCause,
+}
+
+impl Released {
+    /// The event for the recovery log.
+    #[must_use]
+    pub const fn event(&self) -> What {
+        What::ResourcesReleased(self.cause)
+    }
+}
+
+/// What became of handing over to the live stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum HandOver {
+    /// The next record ordered follows on the stream by itself: this is the join point.
+    At(Lsn),
+    /// Not everything went out yet.
+    Behind(Lag),
+    /// It was handed over before, here.
+    Already(Lsn),
+    /// The execution is over.
+    Refused(ReleaseCause),
+}
+
+/// What became of winding the stream back for a replica that lacks a record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Rewind {
+    /// Shipping goes on after this record. When live records followed already, they must not any
+    /// longer: hand over again.
+    To(Lsn),
+    /// The replica lacks a record that it proved durable: the session's facts no longer hold.
+    BelowProven {
+        /// What it proved.
+        proven: Lsn,
+    },
+    /// It asks for what has not gone out: nothing to wind back.
+    Nothing,
+    /// The execution is over.
+    Refused(ReleaseCause),
+}
+
+/// Why records that came back were not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RecordsRefused {
+    /// No read was submitted, or it was given up since.
+    #[error("no read is in flight")]
+    NoRead,
+    /// Not the records that were asked for.
+    #[error("records from {got:?} came back instead of those after {wanted}")]
+    NotContiguous {
+        /// Shipped through here.
+        wanted: Lsn,
+        /// The first record that came.
+        got: Option<Lsn>,
+    },
+    /// The execution is over.
+    #[error("the execution is over")]
+    Over,
+}
+
+/// Why a session may not be worked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Halt {
+    Authority(Refusal),
+    Budget(BudgetLimit),
+}
+
+impl From<Halt> for ReleaseCause {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Budget(limit) => Self::BudgetExceeded(limit),
+            Halt::Authority(Refusal::Fenced(_)) => Self::Fenced,
+            Halt::Authority(
+                Refusal::Stopped
+                | Refusal::NoSession
+                | Refusal::OtherSession { .. }
+                | Refusal::SessionEnded { .. }
+                | Refusal::WrongPhase { .. }
+                | Refusal::WrongKind { .. }
+                | Refusal::SessionLive { .. }
+                | Refusal::SessionIdReused { .. }
+                | Refusal::NeedsRebuild
+                | Refusal::NoRebuildNeeded
+                | Refusal::AlreadyInSync
+                | Refusal::PastHead { .. }
+                | Refusal::WrongTruncation { .. }
+                | Refusal::JoinBelowShipped { .. }
+                | Refusal::CompletionRejected(_)
+                | Refusal::PastBase { .. }
+                | Refusal::StaleEndpoint { .. }
+                | Refusal::EndpointConflict { .. },
+            ) => Self::SessionEnded,
+        }
+    }
+}
