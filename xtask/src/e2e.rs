@@ -6,10 +6,12 @@
 pub(crate) mod client;
 pub(crate) mod cluster;
 pub(crate) mod context;
+pub(crate) mod lab;
 pub(crate) mod mounts;
 pub(crate) mod refusal;
 pub(crate) mod rig;
 mod scenarios;
+pub(crate) mod spec;
 pub(crate) mod status;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -67,6 +67,14 @@ const WANTED: &[Wanted] = &[
         file: "/usr/bin/setpriv",
         packages: &["util-linux"],
     },
+    Wanted {
+        file: "/sbin/ip",
+        packages: &["iproute2"],
+    },
+    Wanted {
+        file: "/usr/sbin/nft",
+        packages: &["nftables"],
+    },
 ];
 
 /// Sees to it that every tool is there: installs what is missing when root, otherwise names it and fails.

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::fio::{Target, fill};
-use crate::e2e::cluster::{Cluster, Spec, VOLUME};
+use crate::e2e::cluster::{Cluster, VOLUME};
 use crate::e2e::context::Context;
+use crate::e2e::spec::Spec;
 use crate::error::{During, Result, fail};
 use crate::interrupt::{Look, wait_for};
 use crate::process::Daemon;

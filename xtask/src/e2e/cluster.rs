@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use super::context::Context;
+use super::lab::Node;
+use super::spec::{Place, Spec};
 use super::status::{Epoch, VolumeStatus};
 use crate::error::{During, Failure, Result, ensure, fail};
 use crate::interrupt::{Look, wait_for};
@@ -21,48 +23,6 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a healthy cluster may take to serve a volume, or to bring a member back in sync.
 pub(crate) const SETTLE: Duration = Duration::from_secs(60);
-
-/// Where a server keeps its store.
-#[derive(Debug, Clone)]
-pub(crate) enum Place {
-    /// A file in this directory.
-    Dir(PathBuf),
-    /// A raw block device.
-    Device(PathBuf),
-}
-
-/// How to set up a cluster.
-#[derive(Debug, Clone)]
-pub(crate) struct Spec {
-    /// One server per place.
-    pub(crate) places: Vec<Place>,
-    /// The volume's size, as the command line takes it.
-    pub(crate) size: &'static str,
-    /// The volume's policy.
-    pub(crate) policy: &'static str,
-    /// Environment for the servers.
-    pub(crate) env: Vec<(&'static str, String)>,
-}
-
-impl Spec {
-    /// `count` servers with a directory each, and a 512 MiB volume on all of them.
-    pub(crate) fn dirs(ctx: &Context, count: usize) -> Self {
-        Self::dirs_named(ctx, "s", count)
-    }
-
-    /// The same, with directories of another name.
-    pub(crate) fn dirs_named(ctx: &Context, name: &str, count: usize) -> Self {
-        let places = (1..=count)
-            .map(|n| Place::Dir(ctx.path(&format!("{name}{n}"))))
-            .collect();
-        Self {
-            places,
-            size: "512MiB",
-            policy: "sync_quorum",
-            env: Vec::new(),
-        }
-    }
-}
 
 /// One volume server.
 #[derive(Debug)]
@@ -103,15 +63,19 @@ impl<'a> Cluster<'a> {
         spec: Spec,
         master_name: &'static str,
     ) -> Result<Self> {
-        let master_addr = ctx.address()?;
+        let address = |node| match &spec.lab {
+            Some(lab) => Ok(lab.address(node)),
+            None => ctx.address(),
+        };
+        let master_addr = address(Node::Master)?;
         let mut servers = Vec::new();
         for (n, place) in spec.places.iter().enumerate() {
             servers.push(Server {
                 id: format!("s{}", n + 1),
                 place: place.clone(),
-                nbd: ctx.address()?,
-                data: ctx.address()?,
-                control: ctx.address()?,
+                nbd: address(Node::Server(n))?,
+                data: address(Node::Server(n))?,
+                control: address(Node::Server(n))?,
                 process: None,
             });
         }
@@ -149,14 +113,36 @@ impl<'a> Cluster<'a> {
         args.push(self.ctx.path(self.master_name).into());
         args.extend(["--listen".into(), self.master_addr.to_string().into()]);
         let log = self.ctx.path(&format!("{}.log", self.master_name));
-        self.master = Some(Daemon::start("master", self.ctx.binary(), args, &log)?);
+        self.master = Some(self.spawn("master", Node::Master, args, &log)?);
         Ok(())
+    }
+
+    /// Starts the binary on a node. What stands before it on the command line execs: the pid stays the binary's.
+    fn spawn(&self, name: &str, node: Node, args: Vec<OsString>, log: &Path) -> Result<Daemon> {
+        let mut line: Vec<OsString> = Vec::new();
+        if let Some(lab) = &self.spec.lab {
+            line.extend(lab.on(node).map(OsString::from));
+        }
+        line.push("/usr/bin/env".into());
+        line.extend(
+            self.spec
+                .env
+                .iter()
+                .map(|(name, value)| OsString::from(format!("{name}={value}"))),
+        );
+        line.push(self.ctx.binary().into());
+        line.extend(args);
+        if let Some(key) = &self.spec.key {
+            line.extend(["--cluster-key".into(), key.into()]);
+        }
+        let program = line.remove(0);
+        Daemon::start(name, Path::new(&program), line, log)
     }
 
     /// Starts a server that is not running.
     pub(crate) fn start_server(&mut self, at: usize) -> Result<()> {
         let master = self.master_addr.to_string();
-        let server = &mut self.servers[at];
+        let server = &self.servers[at];
         let mut args: Vec<OsString> = vec![
             "serve".into(),
             "--server-id".into(),
@@ -177,23 +163,9 @@ impl<'a> Cluster<'a> {
         ] {
             args.extend([flag.into(), value.into()]);
         }
-        let mut program: Vec<OsString> = self
-            .spec
-            .env
-            .iter()
-            .map(|(name, value)| format!("{name}={value}").into())
-            .collect();
-        program.push(self.ctx.binary().into());
-        program.extend(args);
         let log = self.ctx.path(&format!("{}.log", server.id));
-        // `env` execs: the pid stays the server's.
-        let process = Daemon::start(
-            &server.id,
-            std::path::Path::new("/usr/bin/env"),
-            program,
-            &log,
-        )?;
-        server.process = Some(process);
+        let process = self.spawn(&server.id, Node::Server(at), args, &log)?;
+        self.servers[at].process = Some(process);
         Ok(())
     }
 
@@ -279,9 +251,13 @@ impl<'a> Cluster<'a> {
 
     /// A client command of the binary, aimed at this cluster's master.
     pub(crate) fn command<'t>(&self, args: impl IntoIterator<Item = &'t str>) -> Tool {
-        Tool::new(self.ctx.binary())
+        let tool = Tool::new(self.ctx.binary())
             .args(args)
-            .args(["--master", &self.master_addr.to_string()])
+            .args(["--master", &self.master_addr.to_string()]);
+        match &self.spec.key {
+            Some(key) => tool.arg("--cluster-key").arg(key),
+            None => tool,
+        }
     }
 
     /// Creates the volume; asks again while the servers have not all told the master of themselves.
@@ -422,7 +398,7 @@ impl<'a> Cluster<'a> {
 }
 
 /// The one store file under a server's directory: below its `stores`.
-pub(crate) fn find_store(dir: &std::path::Path) -> Result<PathBuf> {
+pub(crate) fn find_store(dir: &Path) -> Result<PathBuf> {
     let mut found = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {

@@ -7,6 +7,7 @@ mod clients;
 mod dev;
 mod failover;
 mod oracle;
+mod partition;
 mod paused;
 mod power_cut;
 mod replica;
@@ -98,5 +99,11 @@ pub(super) const ALL: &[Scenario] = &[
         about: "all stores lose power at once, unsynced sectors dropped or torn: no acknowledged write lost",
         needs: Needs::Root,
         run: power_cut::run,
+    },
+    Scenario {
+        name: "partition",
+        about: "primaries and replicas are cut off, both ways and one way: one primary, no acknowledged write lost",
+        needs: Needs::Root,
+        run: partition::run,
     },
 ];

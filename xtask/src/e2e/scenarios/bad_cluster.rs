@@ -2,9 +2,10 @@
 
 use std::net::TcpListener;
 
-use crate::e2e::cluster::{Cluster, Spec};
+use crate::e2e::cluster::Cluster;
 use crate::e2e::context::Context;
 use crate::e2e::refusal::{code, refused};
+use crate::e2e::spec::Spec;
 use crate::error::{During, Result};
 use crate::process::Tool;
 

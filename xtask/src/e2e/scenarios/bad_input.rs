@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::e2e::cluster::{Cluster, Spec, VOLUME};
+use crate::e2e::cluster::{Cluster, VOLUME};
 use crate::e2e::context::Context;
 use crate::e2e::refusal::{code, refused};
+use crate::e2e::spec::Spec;
 use crate::error::{During, Result, ensure};
 use crate::process::Tool;
 

@@ -5,10 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::e2e::cluster::{Cluster, Place, SETTLE, Spec};
+use crate::e2e::cluster::{Cluster, SETTLE};
 use crate::e2e::context::Context;
 use crate::e2e::mounts::{Loop, Mount};
 use crate::e2e::refusal::{code, refused};
+use crate::e2e::spec::{Place, Spec};
 use crate::error::{During, Result, ensure};
 use crate::interrupt::{Look, wait_for};
 use crate::process::Tool;
@@ -90,14 +91,7 @@ fn too_small(ctx: &Context) -> Result<()> {
         .during("creating a small disk")?;
     let disk = Loop::attach(&file)?;
     let places = vec![Place::Device(disk.device().to_owned())];
-    let cluster = Cluster::start_named(
-        ctx,
-        Spec {
-            places,
-            ..Spec::dirs(ctx, 0)
-        },
-        "master-small",
-    )?;
+    let cluster = Cluster::start_named(ctx, Spec::on(places), "master-small")?;
     let create = [
         "volume",
         "create",
@@ -124,14 +118,7 @@ fn full(ctx: &Context) -> Result<()> {
         &ctx.path("full"),
     )?;
     let places = vec![Place::Dir(mount.dir().join("s1"))];
-    let cluster = Cluster::start_named(
-        ctx,
-        Spec {
-            places,
-            ..Spec::dirs(ctx, 0)
-        },
-        "master-full",
-    )?;
+    let cluster = Cluster::start_named(ctx, Spec::on(places), "master-full")?;
     let create = [
         "volume",
         "create",

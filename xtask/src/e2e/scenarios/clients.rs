@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::e2e::cluster::{Cluster, Spec};
+use crate::e2e::cluster::Cluster;
 use crate::e2e::context::Context;
 use crate::e2e::mounts::{Loop, Mount, NbdFuse};
+use crate::e2e::spec::Spec;
 use crate::error::{During, Result, ensure};
 use crate::process::Tool;
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::e2e::client::Client;
-use crate::e2e::cluster::{Cluster, LEASE, Spec};
+use crate::e2e::cluster::{Cluster, LEASE};
 use crate::e2e::context::Context;
+use crate::e2e::spec::Spec;
 use crate::error::{Result, ensure};
 use crate::interrupt::pause;
 

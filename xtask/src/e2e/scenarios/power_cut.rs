@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::e2e::client::Client;
-use crate::e2e::cluster::{Cluster, Place, SETTLE, Spec};
+use crate::e2e::cluster::{Cluster, SETTLE};
 use crate::e2e::context::Context;
 use crate::e2e::rig::Rig;
+use crate::e2e::spec::{Place, Spec};
 use crate::error::Result;
 use crate::interrupt::pause;
 
@@ -20,10 +21,8 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
     let rig = Rig::start(ctx, 3, DISK)?;
     let places = (0..3).map(|n| Place::Device(rig.device(n))).collect();
     let spec = Spec {
-        places,
         size: "256MiB",
-        policy: "sync_quorum",
-        env: Vec::new(),
+        ..Spec::on(places)
     };
     let mut cluster = Cluster::with_volume(ctx, spec)?;
     let mut client = Client::workload(

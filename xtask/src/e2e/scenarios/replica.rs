@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::e2e::cluster::{Cluster, Spec};
+use crate::e2e::cluster::Cluster;
 use crate::e2e::context::Context;
+use crate::e2e::spec::Spec;
 use crate::error::{Result, ensure};
 use crate::interrupt::pause;
 use crate::process::{Daemon, tail_of};
