@@ -164,8 +164,8 @@ pub enum FormatError {
         /// Its uuid.
         store: StoreId,
     },
-    /// Something that looks like a store is there and cannot be read.
-    #[error("the device holds a superblock that is {fault}; wipe it if nothing on it is needed")]
+    /// Something is there that is no store, or a damaged one.
+    #[error("the device is not empty (where a superblock belongs: {fault}); wipe it to use it")]
     LooksFormatted {
         /// Why it cannot be read.
         fault: CopyFault,
@@ -196,18 +196,6 @@ pub enum StoreFault {
     Log {
         /// The device's answer.
         error: DeviceError,
-    },
-    /// The block map's page is damaged where the flusher must change it.
-    #[error("map page {page} is damaged")]
-    MapDamaged {
-        /// The page's number.
-        page: u64,
-    },
-    /// A record that must reach the extents could not be read back from the log.
-    #[error("record {lsn} could not be read back from the log")]
-    RecordLost {
-        /// Its LSN.
-        lsn: Lsn,
     },
     /// What must be persisted no longer fits a superblock.
     #[error("the superblock is full")]
@@ -274,7 +262,7 @@ pub enum ReadFault {
 }
 
 /// Why a cut was not made. Nothing changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum CutError {
     /// The extents may hold changes above the cut: only a rebuild removes them.
     #[error("cannot cut to {through}: the extents may hold records up to {applied}")]
@@ -295,10 +283,13 @@ pub enum CutError {
     /// The store failed earlier.
     #[error("the store failed")]
     Failed(#[source] StoreFault),
+    /// The log refused it.
+    #[error("the log refused the cut")]
+    Log(#[source] moorline_wal::CutError),
 }
 
 /// Why a record was not appended. Nothing changed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AppendError {
     /// The store failed earlier.
     #[error("the store failed")]

@@ -17,15 +17,15 @@ pub const SUPERBLOCK_OFFSETS: [u64; 2] = [0, 1 << 20];
 pub const LOG_OFFSET: u64 = 2 << 20;
 
 /// The smallest ring: eight of the largest requests would be 256 MiB; tests use small requests.
-pub const LOG_BYTES_MIN: u64 = 64 << 10;
+pub(crate) const LOG_BYTES_MIN: u64 = 64 << 10;
 
 /// Map entries in one page: 64 bytes of header and 12 bytes for each entry fill 4 KiB.
-pub const ENTRIES_PER_PAGE: u64 = 336;
+pub(crate) const ENTRIES_PER_PAGE: u64 = 336;
 
 const BLOCK_BYTES: u64 = BLOCK_SIZE as u64;
 
 /// Both slots of one map page lie side by side, so that one read gets both.
-pub const MAP_PAGE_BYTES: u64 = 2 * BLOCK_BYTES;
+pub(crate) const MAP_PAGE_BYTES: u64 = 2 * BLOCK_BYTES;
 
 /// The map and the extents start at multiples of this many bytes.
 const REGION_ALIGN: u64 = 1 << 20;
@@ -126,8 +126,12 @@ mod tests {
 
     #[test]
     fn regions_follow_each_other_without_overlap() {
-        for (blocks, log) in [(1, 64 << 10), (336, 1 << 20), (337, 4096 * 17), (1 << 28, 256 << 20)]
-        {
+        for (blocks, log) in [
+            (1, 64 << 10),
+            (336, 1 << 20),
+            (337, 4096 * 17),
+            (1 << 28, 256 << 20),
+        ] {
             let layout = Layout::new(BlockCount::new(blocks), log).unwrap();
             assert!(layout.map_offset() >= LOG_OFFSET + log);
             assert!(layout.extents_offset() >= layout.map_offset() + layout.map_bytes());
@@ -141,7 +145,12 @@ mod tests {
 
     #[test]
     fn impossible_layouts_are_refused() {
-        for (blocks, log) in [(0, 1 << 20), (1, 4096), (1, (1 << 20) + 1), (1 << 51, 1 << 20)] {
+        for (blocks, log) in [
+            (0, 1 << 20),
+            (1, 4096),
+            (1, (1 << 20) + 1),
+            (1 << 51, 1 << 20),
+        ] {
             assert!(Layout::new(BlockCount::new(blocks), log).is_none());
         }
     }

@@ -343,8 +343,10 @@ fn decode_body(fields: &mut Decoder<'_>) -> Result<Superblock, CopyFault> {
             line: line as usize,
             names,
         };
-        fields.bytes(FIXED_BYTES - 246)?;
-        Some((generation, ids, boot, open, sizes, marks, anchor, flags, promise, sections))
+        fields.bytes(FIXED_BYTES - 234)?;
+        Some((
+            generation, ids, boot, open, sizes, marks, anchor, flags, promise, sections,
+        ))
     };
     let (generation, ids, boot, open, sizes, marks, anchor, flags, promise, sections) =
         head().ok_or(bad("fixed part"))?;

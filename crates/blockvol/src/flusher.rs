@@ -1,0 +1,636 @@
+//! The flusher: brings committed records into the extents, in order and throttled.
+//!
+//! ```text
+//! resting -> marking      `applied through X` goes to both superblocks, X <= min(committed, flushed)
+//!         -> copying      newest version of each block, ascending; the map's pages
+//!         -> flushing     all of it durable
+//!         -> naming       the checkpoint, to the older superblock
+//!         -> discarding   trimmed blocks go back to the device
+//!         -> resting
+//! ```
+//!
+//! Until the checkpoint is durable every block of the pass is read from memory, and a block with a
+//! read in flight is not written: no read ever meets a half-written block. A pass that a crash cut
+//! off is done again from the same records: it overwrites the same blocks whole.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+use moorline_types::{
+    BLOCK_SIZE, BlockIndex, BlockRange, DeviceOp, DeviceOpKind, Instant, Lsn, Payload, WriteMode,
+};
+use moorline_wal::{Record, RecordKind};
+
+use crate::{
+    Segment, Store, StoreEvent,
+    blockmap::{Entry, EntryState, Page},
+    checkpoint::{SPREAD_PERCENT, choose_anchor},
+    copies::Spread,
+    extents::BLOCKS_PER_OP_MAX,
+    index::{RangeIndex, Run, Window, offset_in},
+    layout::{ENTRIES_PER_PAGE, PageNo},
+    mutants::Mutant,
+    ops::Purpose,
+};
+
+/// When the flusher starts and how much it may have in flight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlusherConfig {
+    /// Starts above this many bytes of records that may be applied.
+    pub dirty_bytes_max: u64,
+    /// Starts above this part of the log, in percent, taken by such records.
+    pub dirty_percent_max: u64,
+    /// Starts when such a record has waited for this long: an idle store comes to rest.
+    pub dirty_time_max: Duration,
+    /// Records of at most this many bytes in one pass, but always one.
+    pub pass_bytes_max: u64,
+    /// Map pages touched by one pass, but always one record's.
+    pub pass_pages_max: usize,
+    /// Operations in flight.
+    pub ops_max: usize,
+    /// Bytes in flight.
+    pub bytes_in_flight_max: u64,
+    /// Above this fill of the log, in percent, four times as much may be in flight: a full log
+    /// stops the writers, which is worse than slowing them.
+    pub urgent_percent: u64,
+}
+
+impl Default for FlusherConfig {
+    fn default() -> Self {
+        Self {
+            dirty_bytes_max: 16 << 20,
+            dirty_percent_max: 25,
+            dirty_time_max: Duration::from_secs(1),
+            pass_bytes_max: 64 << 20,
+            pass_pages_max: 2048,
+            ops_max: 8,
+            bytes_in_flight_max: 2 << 20,
+            urgent_percent: 60,
+        }
+    }
+}
+
+/// Map pages read and written at a time.
+const PAGE_OPS_MAX: usize = 8;
+
+/// Blocks given back by one operation: 64 MiB, so that it ends long before it is overdue.
+const DISCARD_BLOCKS_MAX: u32 = 16 << 10;
+
+/// Payload buffers in one write: below every device's limit of 1,024.
+const PARTS_PER_OP_MAX: usize = 256;
+
+/// One run of the flusher.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    /// The last record applied by it.
+    target: Lsn,
+    /// Of its records.
+    stored_bytes: u64,
+    /// Newest record per block, of the pass alone.
+    runs: RangeIndex,
+    /// The block from which blocks are still to be written; `None` when all are under way.
+    cursor: Option<u64>,
+    ops_in_flight: usize,
+    bytes_in_flight: u64,
+    /// Pages still to be changed, ascending.
+    pages: VecDeque<PageNo>,
+    /// Pages asked for.
+    loading: BTreeSet<PageNo>,
+    page_writes: usize,
+    /// Trimmed blocks, to be given back at the end.
+    trims: Vec<BlockRange>,
+}
+
+impl Pass {
+    fn is_copied(&self) -> bool {
+        self.cursor.is_none()
+            && self.ops_in_flight == 0
+            && self.pages.is_empty()
+            && self.loading.is_empty()
+            && self.page_writes == 0
+    }
+}
+
+/// What the flusher is doing.
+#[derive(Debug, Default)]
+pub(crate) enum Stage {
+    #[default]
+    Resting,
+    Marking(Pass),
+    Copying(Pass),
+    Flushing(Pass),
+    Naming(Pass),
+    Discarding {
+        todo: Vec<BlockRange>,
+        in_flight: usize,
+    },
+}
+
+/// The flusher's state beside its stage.
+#[derive(Debug)]
+pub(crate) struct Flusher {
+    pub(crate) stage: Stage,
+    pub(crate) config: FlusherConfig,
+    /// Since when a record waits to be applied.
+    dirty_since: Option<Instant>,
+    /// Records through here are counted in `countable_bytes`.
+    counted: Lsn,
+    counted_bytes: u64,
+}
+
+impl Flusher {
+    pub(crate) fn new(config: FlusherConfig, base: Lsn) -> Self {
+        Self {
+            stage: Stage::Resting,
+            config,
+            dirty_since: None,
+            counted: base,
+            counted_bytes: 0,
+        }
+    }
+
+    /// When a resting flusher starts at the latest.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Resting => {
+                let since = self.dirty_since?;
+                Some(since.after(self.config.dirty_time_max))
+            }
+            Stage::Marking(_)
+            | Stage::Copying(_)
+            | Stage::Flushing(_)
+            | Stage::Naming(_)
+            | Stage::Discarding { .. } => None,
+        }
+    }
+
+    pub(crate) const fn is_resting(&self) -> bool {
+        matches!(self.stage, Stage::Resting)
+    }
+
+    /// Whether the pass wants `page` kept in memory.
+    pub(crate) fn wants(&self, page: PageNo) -> bool {
+        match &self.stage {
+            Stage::Copying(pass) => pass.loading.contains(&page),
+            Stage::Resting
+            | Stage::Marking(_)
+            | Stage::Flushing(_)
+            | Stage::Naming(_)
+            | Stage::Discarding { .. } => false,
+        }
+    }
+
+    /// Corrects the count after a cut.
+    pub(crate) fn recount(&mut self, window: &Window, through: Lsn) {
+        self.counted = self.counted.min(through);
+        let counted = window.range(Lsn::ZERO, self.counted);
+        self.counted_bytes = counted.map(stored_bytes).sum();
+    }
+
+    /// The pass under way.
+    fn pass_mut(&mut self) -> Option<&mut Pass> {
+        match &mut self.stage {
+            Stage::Copying(pass) => Some(pass),
+            Stage::Resting
+            | Stage::Marking(_)
+            | Stage::Flushing(_)
+            | Stage::Naming(_)
+            | Stage::Discarding { .. } => None,
+        }
+    }
+}
+
+impl Store {
+    /// The last record that the extents may be brought to.
+    pub(crate) fn appliable(&self) -> Lsn {
+        if self.mutants.has(Mutant::FlushUncommitted) {
+            return self.log.head();
+        }
+        // At an open the applied mark is a floor: those records were committed and flushed.
+        let flushed = self.flushed();
+        self.committed.min(flushed).max(self.window_base())
+    }
+
+    /// Counts what waits, and starts a pass if it is time.
+    pub(crate) fn run_flusher(&mut self, now: Instant, ops: &mut Vec<DeviceOp>) {
+        if self.fault.is_some() || !self.image.is_trusted() {
+            return;
+        }
+        let appliable = self.appliable();
+        let fresh = self.window.range(self.flusher.counted, appliable);
+        self.flusher.counted_bytes += fresh.map(stored_bytes).sum::<u64>();
+        self.flusher.counted = self.flusher.counted.max(appliable);
+        if !matches!(self.flusher.stage, Stage::Resting) {
+            return;
+        }
+        if appliable <= self.window_base() {
+            self.flusher.dirty_since = None;
+            self.free_log_when_full();
+            return;
+        }
+        let since = *self.flusher.dirty_since.get_or_insert(now);
+        let config = &self.flusher.config;
+        let of_log = self.log.capacity_bytes() * config.dirty_percent_max / 100;
+        let due = self.flusher.counted_bytes > config.dirty_bytes_max.min(of_log)
+            || since.after(config.dirty_time_max) <= now
+            || self.used_percent() > config.urgent_percent
+            || self.closing.is_closing();
+        if due {
+            self.start_pass(appliable, ops);
+        }
+    }
+
+    /// Lets the log go when pins or peers held it back while the checkpoint moved.
+    fn free_log_when_full(&mut self) {
+        if self.used_percent() <= SPREAD_PERCENT || !self.copies.is_idle() {
+            return;
+        }
+        let checkpoint = self.copies.checkpoint();
+        let anchor = choose_anchor(&self.log, checkpoint, self.lowest_peer);
+        if anchor.tail > self.copies.lower_tail() {
+            self.copies
+                .want_checkpoint(checkpoint, anchor, Spread::Both);
+        }
+    }
+
+    fn start_pass(&mut self, appliable: Lsn, ops: &mut Vec<DeviceOp>) {
+        let config = self.flusher.config;
+        let mut pass = Pass {
+            target: self.window_base(),
+            stored_bytes: 0,
+            runs: RangeIndex::default(),
+            cursor: Some(0),
+            ops_in_flight: 0,
+            bytes_in_flight: 0,
+            pages: VecDeque::new(),
+            loading: BTreeSet::new(),
+            page_writes: 0,
+            trims: Vec::new(),
+        };
+        let mut pages = BTreeSet::new();
+        for record in self.window.range(self.window_base(), appliable) {
+            let bytes = pass.stored_bytes + stored_bytes(record);
+            let first = pass.target == self.window_base();
+            let full = bytes > config.pass_bytes_max || pages.len() > config.pass_pages_max;
+            if full && !first {
+                break;
+            }
+            pass.stored_bytes = bytes;
+            pass.target = record.lsn();
+            pass.runs.insert(record.range(), record.lsn());
+            pages.extend(pages_of(record.range()));
+        }
+        pass.pages = pages.into_iter().collect();
+        self.flusher.dirty_since = None;
+        if pass.target > self.copies.applied() {
+            let target = pass.target.max(self.copies.applied_wanted());
+            let history = self.history_through(target);
+            self.copies.want_applied(target, history);
+            self.flusher.stage = Stage::Marking(pass);
+        } else {
+            self.flusher.stage = Stage::Copying(pass);
+            self.pump_pass(ops);
+        }
+    }
+
+    /// A superblock round ended: what it names is durable.
+    pub(crate) fn flusher_on_round(
+        &mut self,
+        ops: &mut Vec<DeviceOp>,
+        events: &mut Vec<StoreEvent>,
+    ) {
+        match std::mem::take(&mut self.flusher.stage) {
+            Stage::Marking(pass) if pass.target <= self.copies.applied() => {
+                events.push(StoreEvent::Applied {
+                    through: pass.target,
+                });
+                self.flusher.stage = Stage::Copying(pass);
+                self.pump_pass(ops);
+            }
+            Stage::Naming(pass) if pass.target <= self.copies.checkpoint() => {
+                self.finish_pass(pass, ops, events);
+            }
+            stage @ (Stage::Resting
+            | Stage::Marking(_)
+            | Stage::Copying(_)
+            | Stage::Flushing(_)
+            | Stage::Naming(_)
+            | Stage::Discarding { .. }) => {
+                self.flusher.stage = stage;
+                self.reclaim();
+            }
+        }
+    }
+
+    /// Hands out what the pass may have in flight; flushes when everything is written.
+    pub(crate) fn pump_pass(&mut self, ops: &mut Vec<DeviceOp>) {
+        if self.fault.is_some() {
+            return;
+        }
+        let Stage::Copying(mut pass) = std::mem::take(&mut self.flusher.stage) else {
+            unreachable!("only a copying pass is pumped")
+        };
+        self.write_blocks(&mut pass, ops);
+        self.write_pages(&mut pass, ops);
+        self.flusher.stage = if pass.is_copied() {
+            self.table
+                .issue(Purpose::PassFlush, 0, DeviceOpKind::Flush, ops);
+            Stage::Flushing(pass)
+        } else {
+            Stage::Copying(pass)
+        };
+    }
+
+    fn write_blocks(&mut self, pass: &mut Pass, ops: &mut Vec<DeviceOp>) {
+        let boost = if self.used_percent() > self.flusher.config.urgent_percent {
+            4
+        } else {
+            1
+        };
+        let ops_max = self.flusher.config.ops_max * boost;
+        let bytes_max = self.flusher.config.bytes_in_flight_max * boost as u64;
+        while pass.ops_in_flight < ops_max && pass.bytes_in_flight < bytes_max {
+            let Some(from) = pass.cursor else { return };
+            let Some(chunk) = self.next_chunk(pass, from) else {
+                pass.cursor = None;
+                return;
+            };
+            if self.reads.busy(chunk.range) {
+                // The read's completion pumps again. What was passed over is not met twice.
+                pass.cursor = Some(chunk.range.first().get());
+                return;
+            }
+            pass.cursor = Some(chunk.range.end().get());
+            let bytes = chunk.range.bytes();
+            pass.ops_in_flight += 1;
+            pass.bytes_in_flight += bytes;
+            self.table.issue(
+                Purpose::ExtentWrite { bytes },
+                self.layout.block_offset(chunk.range.first()),
+                DeviceOpKind::Write(chunk.parts, WriteMode::Cached),
+                ops,
+            );
+        }
+    }
+
+    /// The next run of blocks with content, as long as one operation takes; notes trims passed.
+    fn next_chunk(&self, pass: &mut Pass, from: u64) -> Option<Chunk> {
+        let mut at = from;
+        let mut chunk: Option<Chunk> = None;
+        while let Some(run) = pass.runs.next_run(at) {
+            let room = chunk.as_ref().map_or(BLOCKS_PER_OP_MAX, Chunk::room);
+            let follows = chunk
+                .as_ref()
+                .is_none_or(|chunk| chunk.range.end().get() == run.first);
+            let record = self.window.get(run.lsn?).expect("a pass holds its records");
+            match record.kind() {
+                RecordKind::Write if follows && room > 0 => {
+                    let end = run.end.min(run.first + room);
+                    let part = self.window.segment(Run { end, ..run });
+                    let Segment::Data { range, payload } = part else {
+                        unreachable!("a write has content")
+                    };
+                    at = end;
+                    match &mut chunk {
+                        Some(chunk) => chunk.push(range, payload),
+                        None => {
+                            chunk = Some(Chunk {
+                                range,
+                                parts: vec![payload],
+                            });
+                        }
+                    }
+                }
+                RecordKind::Write => break,
+                // Once a chunk has begun, what lies behind it is met again from the cursor.
+                RecordKind::Trim | RecordKind::WriteZeroes if chunk.is_some() => break,
+                RecordKind::Trim => {
+                    pass.trims.push(run.range());
+                    at = run.end;
+                }
+                RecordKind::WriteZeroes => at = run.end,
+                RecordKind::EpochMark => unreachable!("an epoch mark has no blocks"),
+            }
+        }
+        chunk
+    }
+
+    fn write_pages(&mut self, pass: &mut Pass, ops: &mut Vec<DeviceOp>) {
+        // Loaded meanwhile, by this pass or by a reader.
+        let ready: Vec<PageNo> = pass.loading.iter().copied().collect();
+        for page in ready {
+            if self.map.touch(page) {
+                pass.loading.remove(&page);
+                self.write_page(page, pass, ops);
+            }
+        }
+        while pass.loading.len() + pass.page_writes < PAGE_OPS_MAX {
+            let Some(page) = pass.pages.pop_front() else {
+                return;
+            };
+            if self.map.touch(page) {
+                self.write_page(page, pass, ops);
+            } else {
+                pass.loading.insert(page);
+                self.load_page(page, ops);
+            }
+        }
+    }
+
+    fn write_page(&mut self, page: PageNo, pass: &mut Pass, ops: &mut Vec<DeviceOp>) {
+        let first = page.first_block().get();
+        let end = (first + ENTRIES_PER_PAGE).min(self.layout.size_blocks.get());
+        let runs = pass.runs.cover(first, end);
+        let window = &self.window;
+        let (slot, bytes) = self.map.change(page, |content: &mut Page| {
+            for run in runs {
+                let Some(lsn) = run.lsn else { continue };
+                let record = window.get(lsn).expect("a pass holds its records");
+                for block in run.first..run.end {
+                    content.set(BlockIndex::new(block), entry_of(record, block));
+                }
+            }
+        });
+        let payload = Payload::copy_padded(&self.pool, &bytes);
+        pass.page_writes += 1;
+        self.table.issue(
+            Purpose::PageWrite(page),
+            self.layout.page_offset(page) + slot * BLOCK_SIZE as u64,
+            DeviceOpKind::Write(vec![payload], WriteMode::Cached),
+            ops,
+        );
+    }
+
+    /// Blocks of the pass are in the device.
+    pub(crate) fn on_extent_written(&mut self, bytes: u64, ops: &mut Vec<DeviceOp>) {
+        let pass = self
+            .flusher
+            .pass_mut()
+            .expect("a pass waits for its writes");
+        pass.ops_in_flight -= 1;
+        pass.bytes_in_flight -= bytes;
+        self.pump_pass(ops);
+    }
+
+    /// A map page of the pass is in the device.
+    pub(crate) fn on_page_written(&mut self, page: PageNo, ops: &mut Vec<DeviceOp>) {
+        self.map.release(page);
+        let pass = self.flusher.pass_mut().expect("a pass waits for its pages");
+        pass.page_writes -= 1;
+        self.pump_pass(ops);
+    }
+
+    /// Everything that the pass wrote is durable.
+    pub(crate) fn on_pass_flushed(&mut self) {
+        let Stage::Flushing(pass) = std::mem::take(&mut self.flusher.stage) else {
+            unreachable!("a pass waits for its flush")
+        };
+        let anchor = choose_anchor(&self.log, pass.target, self.lowest_peer);
+        let spread = if self.used_percent() > SPREAD_PERCENT {
+            Spread::Both
+        } else {
+            Spread::One
+        };
+        self.copies.want_checkpoint(pass.target, anchor, spread);
+        self.flusher.stage = Stage::Naming(pass);
+    }
+
+    fn finish_pass(&mut self, pass: Pass, ops: &mut Vec<DeviceOp>, events: &mut Vec<StoreEvent>) {
+        self.index.forget_through(pass.target);
+        self.window.forget_through(pass.target);
+        self.log.release_memory(pass.target);
+        // Records may have been counted that the pass had no room for; never fewer.
+        assert!(self.flusher.counted_bytes >= pass.stored_bytes);
+        self.flusher.counted_bytes -= pass.stored_bytes;
+        self.reclaim();
+        events.push(StoreEvent::CheckpointMoved {
+            checkpoint: pass.target,
+            tail: self.log.tail(),
+        });
+        self.flusher.stage = Stage::Discarding {
+            todo: pass.trims,
+            in_flight: 0,
+        };
+        self.pump_discards(ops);
+    }
+
+    /// Gives trimmed blocks back, one operation at a time. Their content does not matter any more:
+    /// the durable map says that they are holes.
+    pub(crate) fn pump_discards(&mut self, ops: &mut Vec<DeviceOp>) {
+        let Stage::Discarding { todo, in_flight } = &mut self.flusher.stage else {
+            return;
+        };
+        if *in_flight > 0 {
+            return;
+        }
+        let Some(trim) = todo.last().copied() else {
+            self.flusher.stage = Stage::Resting;
+            return;
+        };
+        let count = trim.count().min(DISCARD_BLOCKS_MAX);
+        let range = BlockRange::new(trim.first(), count).expect("part of a range is a range");
+        // A read that began before the trim still wants the content.
+        if self.reads.busy(range) {
+            return;
+        }
+        todo.pop();
+        let rest = BlockRange::new(range.end(), trim.count() - count);
+        todo.extend(rest.filter(|rest| !rest.is_empty()));
+        *in_flight = 1;
+        self.table.issue(
+            Purpose::Discard,
+            self.layout.block_offset(range.first()),
+            DeviceOpKind::Discard {
+                length: range.bytes(),
+            },
+            ops,
+        );
+    }
+
+    /// A discard ended, well or not: a device that cannot discard keeps the room, no more.
+    pub(crate) fn on_discarded(&mut self, ops: &mut Vec<DeviceOp>) {
+        if let Stage::Discarding { in_flight, .. } = &mut self.flusher.stage {
+            *in_flight = 0;
+        }
+        self.pump_discards(ops);
+    }
+
+    /// Frees what both superblocks let go.
+    fn reclaim(&mut self) {
+        let tail = self.copies.lower_tail();
+        if tail > self.log.tail() {
+            self.log.reclaim(tail);
+        }
+    }
+
+    /// Bytes of the ring in use, in percent.
+    pub(crate) fn used_percent(&self) -> u64 {
+        u64::from(self.log.fill())
+    }
+
+    /// Whether the flusher could not go on because a block was being read.
+    pub(crate) fn pump_after_read(&mut self, ops: &mut Vec<DeviceOp>) {
+        match &self.flusher.stage {
+            Stage::Copying(_) => self.pump_pass(ops),
+            Stage::Discarding { .. } => self.pump_discards(ops),
+            Stage::Resting | Stage::Marking(_) | Stage::Flushing(_) | Stage::Naming(_) => {}
+        }
+    }
+
+    /// A page that the pass wants cannot be read: the pass cannot end.
+    pub(crate) fn pass_wants(&self, page: PageNo) -> bool {
+        self.flusher.wants(page)
+    }
+
+    /// The persisted part of the epoch history that goes with an applied mark.
+    fn history_through(&self, applied: Lsn) -> Vec<moorline_types::EpochStart> {
+        let starts = self.log.history().iter().copied();
+        starts.filter(|start| start.first <= applied).collect()
+    }
+}
+
+/// A run of blocks that one operation writes.
+struct Chunk {
+    range: BlockRange,
+    parts: Vec<Payload>,
+}
+
+impl Chunk {
+    fn room(&self) -> u64 {
+        if self.parts.len() >= PARTS_PER_OP_MAX {
+            return 0;
+        }
+        BLOCKS_PER_OP_MAX.saturating_sub(u64::from(self.range.count()))
+    }
+
+    fn push(&mut self, range: BlockRange, payload: Payload) {
+        self.range = BlockRange::new(self.range.first(), self.range.count() + range.count())
+            .expect("the run lies in the volume");
+        self.parts.push(payload);
+    }
+}
+
+fn stored_bytes(record: &Record) -> u64 {
+    record.stored_bytes() as u64
+}
+
+pub(crate) fn pages_of(range: BlockRange) -> impl Iterator<Item = PageNo> {
+    let last = range.iter().next_back();
+    let pages = last.map(|last| PageNo::of(range.first()).0..=PageNo::of(last).0);
+    pages.into_iter().flatten().map(PageNo)
+}
+
+/// The map entry of `block` after `record`.
+fn entry_of(record: &Record, block: u64) -> Entry {
+    let (state, crc) = match record.kind() {
+        RecordKind::Write => (EntryState::Data, record.crcs()[offset_in(record, block)]),
+        RecordKind::Trim => (EntryState::Trimmed, 0),
+        RecordKind::WriteZeroes => (EntryState::Zero, 0),
+        RecordKind::EpochMark => unreachable!("an epoch mark has no blocks"),
+    };
+    Entry {
+        state,
+        lsn: record.lsn(),
+        crc,
+    }
+}
