@@ -1,0 +1,96 @@
+//! Explores the protocol model from the command line.
+//!
+//! Exit code 0: all that was explored holds. 1: a violation, or something that must be reachable is not.
+
+use clap::Parser;
+use moorline_model::{Mutant, Policy, Search, Size, World, check};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Explores the model of the replication protocol.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// How much to explore.
+    #[arg(long, value_enum, default_value = "ci")]
+    world: Size,
+    /// Only this policy; both when absent.
+    #[arg(long, value_enum)]
+    policy: Option<Policy>,
+    /// Break this rule, in the smallest world where it shows.
+    #[arg(long, value_enum)]
+    mutant: Option<Mutant>,
+    /// The highest epoch, 2 to 4.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(2..=4))]
+    epochs: Option<u8>,
+    /// Client writes, at most 3.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=3))]
+    writes: Option<u8>,
+    /// Restarts, at most 3.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=3))]
+    restarts: Option<u8>,
+    /// Wiped stores, at most 3.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=3))]
+    wipes: Option<u8>,
+    /// The floor of `sync_all`, 1 to 3.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=3))]
+    min_copies: Option<u8>,
+    /// Stop after so many minutes.
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// Stop at so many million distinct states (about 24 MB of memory each million).
+    #[arg(long, default_value_t = 600)]
+    million_states: usize,
+    /// Worker threads.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Search depth first: a fraction of the memory, longer counterexamples. `large` always does.
+    #[arg(long)]
+    depth_first: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let search = Search {
+        threads: arguments.threads.max(1),
+        time_max: Duration::from_secs(arguments.minutes * 60),
+        states_max: arguments.million_states * 1_000_000,
+        depth_first: arguments.depth_first || arguments.world == Size::Large,
+        progress: true,
+        ..Search::default()
+    };
+    let mut wrong = false;
+    for world in worlds(&arguments) {
+        let report = check(world, &search);
+        println!("{report}");
+        let stuck = report.complete && !report.unreached.is_empty();
+        wrong |= stuck || !report.violations.is_empty();
+    }
+    ExitCode::from(u8::from(wrong))
+}
+
+fn worlds(arguments: &Arguments) -> Vec<World> {
+    let policies = match (arguments.policy, arguments.mutant) {
+        (Some(policy), _) => vec![policy],
+        (None, Some(mutant)) => vec![mutant.world().policy],
+        (None, None) => vec![Policy::SyncQuorum, Policy::SyncAll],
+    };
+    let adjusted = |policy| {
+        let base = match arguments.mutant {
+            Some(mutant) => World {
+                policy,
+                ..mutant.world()
+            },
+            None => World::new(policy, arguments.world),
+        };
+        World {
+            epochs: arguments.epochs.unwrap_or(base.epochs),
+            writes: arguments.writes.unwrap_or(base.writes),
+            restarts: arguments.restarts.unwrap_or(base.restarts),
+            wipes: arguments.wipes.unwrap_or(base.wipes),
+            min_copies: arguments.min_copies.unwrap_or(base.min_copies),
+            ..base
+        }
+    };
+    policies.into_iter().map(adjusted).collect()
+}

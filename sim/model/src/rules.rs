@@ -1,0 +1,236 @@
+//! What happens at each step.
+
+use crate::Mutant;
+use crate::action::{Action, Tail};
+use crate::commit::settle;
+use crate::log::{Log, Record};
+use crate::set::Set;
+use crate::state::{Replica, Role, State, Wrong};
+use crate::world::{Policy, REPLICAS, World};
+
+/// The state after `action`, which was enabled in `before`.
+pub(crate) fn step(world: &World, before: &State, action: Action) -> State {
+    let mut state = before.clone();
+    match action {
+        Action::Mint { candidate, keep } => mint(&mut state, candidate, Action::set(keep)),
+        Action::Promise { member, epoch } => promise(world, &mut state, member, epoch),
+        Action::Answer { member, candidate } => {
+            let me = &mut state.replicas[candidate];
+            me.answers = me.answers.with(member);
+        }
+        Action::Open { candidate } => open(world, &mut state, candidate),
+        Action::Lease { holder, granters } => {
+            state.replicas[holder].lease = Action::set(granters);
+        }
+        Action::Write { primary } => {
+            state.ghost.writes += 1;
+            let epoch = state.replicas[primary].promised;
+            let record = Record::write(epoch, state.ghost.writes);
+            state.replicas[primary].log.append(record);
+        }
+        Action::Flush { member } => state.replicas[member].log.flush(),
+        Action::Handshake { primary, member } => {
+            let through = state.replicas[member]
+                .log
+                .common(&state.replicas[primary].log);
+            cut(&mut state, member, through);
+            state.replicas[member].aligned = true;
+        }
+        Action::Ship { primary, member } => {
+            let head = usize::from(state.replicas[member].log.head());
+            let record = state.replicas[primary].log.records()[head];
+            state.replicas[member].log.append(record);
+        }
+        Action::Ack { primary, member } => {
+            let log = &state.replicas[member].log;
+            let early = world.is(Mutant::AckBeforeFlush);
+            let frontier = if early { log.head() } else { log.flushed() };
+            state.replicas[primary].acked[member] = frontier;
+        }
+        Action::Restart { member, tail } => restart(world, &mut state, member, tail),
+        Action::Wipe { member } => wipe(world, &mut state, member),
+        Action::Shrink { primary, member } => shrink(world, &mut state, primary, member),
+        Action::Learn { primary } => {
+            state.replicas[primary].required = state.master.in_sync;
+            state.replicas[primary].joining = Set::EMPTY;
+        }
+        Action::Join { primary, member } => {
+            let me = &mut state.replicas[primary];
+            me.required = me.required.with(member);
+            if world.is(Mutant::GrowWithoutLease) {
+                me.joining = me.joining.with(member);
+            }
+        }
+        Action::Grow { member, .. } => state.master.in_sync = state.master.in_sync.with(member),
+    }
+    settle(world, &mut state);
+    state.canonical()
+}
+
+/// MASTER-1: one compare-and-set names the candidate and drops who is not reachable.
+fn mint(state: &mut State, candidate: usize, keep: Set) {
+    state.master.epoch += 1;
+    state.master.in_sync = keep;
+    let reign = &mut state.master.reigns[usize::from(state.master.epoch)];
+    reign.candidate = Some(u8::try_from(candidate).expect("three replicas"));
+    reign.in_sync = keep;
+}
+
+/// PROM-1, PROM-2, LEASE-3: time passes until every lease that the member granted is over, which its
+/// holder knows first; then the promise is durable. The epoch's own candidate begins with this.
+fn promise(world: &World, state: &mut State, member: usize, epoch: u8) {
+    let forgot = world.is(Mutant::NoSilenceAfterRestart) && state.replicas[member].forgot;
+    if !world.is(Mutant::LeaseWithoutPromise) && !forgot {
+        for holder in &mut state.replicas {
+            if holder.lease.contains(member) {
+                holder.lease = Set::EMPTY;
+            }
+        }
+    }
+    let reign = &mut state.master.reigns[usize::from(epoch)];
+    let mut begins = None;
+    if reign.candidate.map(usize::from) == Some(member) {
+        begins = Some(reign.in_sync);
+        reign.candidate = None;
+        reign.in_sync = Set::EMPTY;
+    }
+    let me = &mut state.replicas[member];
+    if world.is(Mutant::LongestByPromised) {
+        me.promised_before = me.promised;
+    }
+    me.promised = epoch;
+    me.log.flush();
+    me.forget_volatile();
+    if let Some(in_sync) = begins {
+        me.role = Role::Candidate;
+        me.answers = Set::EMPTY.with(member);
+        me.required = in_sync;
+    }
+}
+
+/// PROM-5, PROM-6, PROM-9: the candidate's log becomes the best one, then its mark.
+fn open(world: &World, state: &mut State, candidate: usize) {
+    let answers = state.replicas[candidate].answers;
+    let best = best_answer(world, state, answers, candidate);
+    let best_log = state.replicas[best].log;
+    let through = state.replicas[candidate].log.common(&best_log);
+    cut(state, candidate, through);
+    let me = &mut state.replicas[candidate];
+    me.log = best_log;
+    me.log.flush();
+    me.log.append(Record::mark(me.promised));
+    me.role = Role::Opening;
+    me.answers = Set::EMPTY;
+}
+
+fn best_answer(world: &World, state: &State, answers: Set, candidate: usize) -> usize {
+    let rank = |name: usize| {
+        let replica = &state.replicas[name];
+        let epoch = if world.is(Mutant::LongestByPromised) {
+            replica.promised_before
+        } else {
+            replica.log.last_epoch()
+        };
+        (epoch, replica.log.head(), name == candidate)
+    };
+    answers
+        .iter()
+        .max_by_key(|&name| rank(name))
+        .unwrap_or(candidate)
+}
+
+/// CUT-2, and the alarm of CUT-3 as seen by one who knows all that was committed.
+///
+/// Only what was committed up to the epoch of the cut counts. Under `sync_all` a leader that was
+/// deposed without knowing may still cut, from a replica outside the newer set, a copy of what the
+/// newer epoch committed: nobody counted that copy, and nobody told that replica it was committed.
+fn cut(state: &mut State, member: usize, through: u8) {
+    let epoch = state.replicas[member].promised;
+    let committed = &state.ghost.committed[..usize::from(state.ghost.committed_through)];
+    let lost = state.replicas[member]
+        .log
+        .records()
+        .iter()
+        .zip(committed)
+        .zip(state.ghost.committed_in)
+        .skip(usize::from(through))
+        .any(|((record, committed), by)| record == committed && by <= epoch);
+    if lost {
+        state.note(Wrong::Cut);
+    }
+    state.replicas[member].log.cut(through);
+}
+
+/// A crash and a return. EPOCH-2: another boot leads nothing, and epochs minted for the one before are void.
+fn restart(world: &World, state: &mut State, member: usize, tail: Tail) {
+    state.ghost.restarts += 1;
+    let granted =
+        (0..REPLICAS).any(|name| name != member && state.replicas[name].lease.contains(member));
+    let me = &mut state.replicas[member];
+    match tail {
+        Tail::Kept => me.log.flush(),
+        Tail::Lost => me.log.cut(me.log.flushed()),
+    }
+    let before = *me;
+    me.forget_volatile();
+    if world.is(Mutant::NoSilenceAfterRestart) {
+        me.forgot |= granted;
+    }
+    if world.is(Mutant::PromiseNotDurable) {
+        me.promised = me.log.last_epoch();
+    }
+    let keeps = world.is(Mutant::RestartKeepsEpoch) && before.leads();
+    if keeps && before.log.mark_of(before.promised).is_some() {
+        me.role = before.role;
+        me.required = before.required;
+        state.note(Wrong::TwoBoots);
+    }
+    void_reigns(state, member);
+}
+
+fn void_reigns(state: &mut State, member: usize) {
+    for reign in &mut state.master.reigns {
+        if reign.candidate.map(usize::from) == Some(member) {
+            reign.candidate = None;
+            reign.in_sync = Set::EMPTY;
+        }
+    }
+}
+
+/// VOTE-1: an empty store under an old name. Who had answered a candidate with the only best log
+/// cannot give it any more: that answer is void. A worse answer stands, as facts do.
+fn wipe(world: &World, state: &mut State, member: usize) {
+    state.ghost.wipes += 1;
+    for candidate in 0..REPLICAS {
+        let answers = state.replicas[candidate].answers;
+        if candidate != member && answers.contains(member) {
+            let rank = |log: &Log| (log.last_epoch(), log.head());
+            let others = answers.without(member).iter();
+            let best = others.map(|name| rank(&state.replicas[name].log)).max();
+            if Some(rank(&state.replicas[member].log)) > best {
+                state.replicas[candidate].answers = answers.without(member);
+            }
+        }
+    }
+    let me = &mut state.replicas[member];
+    me.forget_volatile();
+    *me = Replica {
+        log: Log::EMPTY,
+        promised: 0,
+        promised_before: 0,
+        vote: world.is(Mutant::WipedStoreVotes),
+        ..*me
+    };
+    void_reigns(state, member);
+}
+
+/// JOIN-5: recorded first; the primary goes on requiring until it learns.
+fn shrink(world: &World, state: &mut State, primary: usize, member: usize) {
+    debug_assert_eq!(world.policy, Policy::SyncAll);
+    if world.is(Mutant::ShrinkBeforeRecord) {
+        let me = &mut state.replicas[primary];
+        me.required = me.required.without(member);
+    } else {
+        state.master.in_sync = state.master.in_sync.without(member);
+    }
+}
