@@ -4,13 +4,13 @@
 //! here; [`crate::serve::run`] and [`crate::master_service::run`] take them.
 
 use std::{
-    fmt,
     net::SocketAddr,
     os::fd::RawFd,
     path::{Path, PathBuf},
 };
 
 use moorline_types::ServerId;
+pub use moorline_wire::hello::ClusterKey;
 
 /// How long a lease lasts unless said otherwise, in milliseconds.
 pub const LEASE_MS_DEFAULT: u32 = 2_000;
@@ -20,9 +20,6 @@ pub const LEASE_MS_MAX: u32 = 60_000;
 
 /// The shortest lease, in milliseconds: below it a busy scheduler alone ends reigns.
 pub const LEASE_MS_MIN: u32 = 200;
-
-/// Fewest bytes of a cluster key.
-pub const CLUSTER_KEY_BYTES_MIN: usize = 16;
 
 const _: () = assert!(LEASE_MS_MIN <= LEASE_MS_DEFAULT && LEASE_MS_DEFAULT <= LEASE_MS_MAX);
 
@@ -45,6 +42,7 @@ pub struct ServeConfig {
     pub nbd_unix: Option<PathBuf>,
     /// A listening socket inherited from the parent and shared with other servers: it is accepted
     /// on only while this server is the primary of a volume. `nbd.listen` is then not bound.
+    /// Best is 0: a parent hands a socket over as standard input without any unsafe code.
     pub nbd_fd: Option<RawFd>,
     /// Where metrics are served over HTTP.
     pub metrics: Option<SocketAddr>,
@@ -228,48 +226,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// The secret that members of a cluster share.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClusterKey(Vec<u8>);
-
-impl ClusterKey {
-    /// Takes the key from the text of a key file: what is around it is trimmed away.
-    ///
-    /// # Errors
-    ///
-    /// If it is too short to be a secret.
-    pub fn from_text(text: &str) -> Result<Self, ClusterKeyError> {
-        let bytes = text.trim().as_bytes();
-        if bytes.len() < CLUSTER_KEY_BYTES_MIN {
-            return Err(ClusterKeyError::TooShort { bytes: bytes.len() });
-        }
-        Ok(Self(bytes.to_vec()))
-    }
-
-    /// The secret.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for ClusterKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClusterKey(..)")
-    }
-}
-
-/// Text that is no cluster key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ClusterKeyError {
-    /// Too few bytes to be secret.
-    #[error("a cluster key of {bytes} bytes is too short: use at least {CLUSTER_KEY_BYTES_MIN}")]
-    TooShort {
-        /// How many there are.
-        bytes: usize,
-    },
-}
-
 impl ServeConfig {
     /// A server with the defaults of every optional setting.
     #[must_use]
@@ -446,7 +402,7 @@ mod tests {
         open.exposure = Exposure::Insecure;
         assert_eq!(open.check(), Ok(()));
         open.exposure = Exposure::Guarded;
-        open.cluster_key = Some(ClusterKey::from_text(" 0123456789abcdef\n").unwrap());
+        open.cluster_key = Some(ClusterKey::new([7; 32]));
         assert_eq!(open.check(), Ok(()));
     }
 
@@ -463,12 +419,5 @@ mod tests {
         ));
         config.data.advertise = Some("storage-1:9501".to_owned());
         assert_eq!(config.check(), Ok(()));
-    }
-
-    #[test]
-    fn a_key_does_not_show_itself() {
-        let key = ClusterKey::from_text("0123456789abcdef").unwrap();
-        assert!(!format!("{key:?}").contains("0123"));
-        assert!(ClusterKey::from_text("short").is_err());
     }
 }
