@@ -30,18 +30,25 @@ pub(crate) fn everything() -> Result<()> {
 fn static_steps(tally: &mut Tally) -> Result<()> {
     tally.step("format", || run(&mut cargo(&["fmt", "--all", "--check"])))?;
     tally.step("house rules", house::check)?;
-    tally.step("clippy", || {
-        run(cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ])
-        .env_remove("RUSTFLAGS"))
-    })?;
+    // As users build it, and with all that tests and fuzzers switch on.
+    for (name, features) in [
+        ("clippy", "--quiet"),
+        ("clippy, all features", "--all-features"),
+    ] {
+        tally.step(name, || {
+            let line = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                features,
+                "--",
+                "-D",
+                "warnings",
+            ];
+            run(cargo(&line).env_remove("RUSTFLAGS"))
+        })?;
+    }
     tally.step("dependencies", deny::run)?;
     tally.step("docs", || {
         run(cargo(&[
