@@ -125,7 +125,8 @@ pub enum Action {
         /// To.
         to: PhaseName,
     },
-    /// The replica is counted in another bucket.
+    /// The replica is counted in another bucket. One that leaves `InSync` gets no further records
+    /// on the stream of the session that brought it there; another session has to begin.
     Moved {
         /// From.
         from: Bucket,

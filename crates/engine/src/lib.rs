@@ -42,6 +42,8 @@ mod registry;
 mod sender;
 mod session;
 mod status;
+#[cfg(test)]
+mod testing;
 
 pub use action::{Action, Actions, Directed};
 pub use budget::{BudgetLimit, CatchUpBudget, Meter, Spending};

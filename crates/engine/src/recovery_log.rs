@@ -111,6 +111,8 @@ pub enum What {
         /// What the replica had proved durable.
         recovered_to: Lsn,
     },
+    /// It was in sync, and is no longer.
+    InSyncEnded(Invalidation),
     /// Somebody called it complete without proof.
     CompletionRejected(CompletionRejected),
     /// A hold on storage was not given.
@@ -211,6 +213,7 @@ impl What {
             Self::TruncationRecorded { .. } => "truncation_recorded",
             Self::Joined { .. } => "joined",
             Self::Completed { .. } => "completed",
+            Self::InSyncEnded(_) => "in_sync_ended",
             Self::CompletionRejected(_) => "completion_rejected",
             Self::PinRefused(_) => "pin_refused",
             Self::PinBroken { .. } => "pin_broken",

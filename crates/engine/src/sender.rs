@@ -450,8 +450,12 @@ impl Sender {
         let silent = why == Invalidation::PeerSilent;
         match self.state {
             State::Recovering => self.end_session(now, why, out),
-            State::InSync if silent => self.degrade(now, DegradedReason::Silent, out),
-            State::InSync => self.state = State::Disconnected,
+            State::InSync => {
+                self.end_in_sync(now, why, out);
+                if silent {
+                    self.degrade(now, DegradedReason::Silent, out);
+                }
+            }
             State::Degraded(_) if !silent => self.state = State::Disconnected,
             State::Degraded(_) | State::Disconnected | State::Stopped => {
                 return Answer::Unchanged(Known::NothingToEnd);
@@ -492,9 +496,14 @@ impl Sender {
     fn end_standing(&mut self, now: Instant, why: Invalidation, out: &mut Actions) {
         match self.state {
             State::Recovering => self.end_session(now, why, out),
-            State::InSync => self.state = State::Disconnected,
+            State::InSync => self.end_in_sync(now, why, out),
             State::Disconnected | State::Degraded(_) | State::Stopped => {}
         }
+    }
+
+    fn end_in_sync(&mut self, now: Instant, why: Invalidation, out: &mut Actions) {
+        self.state = State::Disconnected;
+        self.emit(now, What::InSyncEnded(why), out);
     }
 
     fn end_session(&mut self, now: Instant, why: Invalidation, out: &mut Actions) {
