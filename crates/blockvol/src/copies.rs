@@ -85,6 +85,7 @@ pub(crate) struct Copies {
     /// What others rely on, as both copies have it.
     durable: Durable,
     applied: Lsn,
+    checkpoint: Lsn,
     on_disk: [Named; 2],
     tickets_given: u64,
     tickets_answered: u64,
@@ -107,6 +108,7 @@ impl Copies {
             pool,
             durable: current.durable.clone(),
             applied: current.applied,
+            checkpoint: current.checkpoint,
             next: current,
             on_disk,
             tickets_given: 0,
@@ -140,9 +142,9 @@ impl Copies {
         self.next.applied
     }
 
-    /// The checkpoint in the newer copy.
-    pub(crate) fn checkpoint(&self) -> Lsn {
-        self.on_disk[0].checkpoint.max(self.on_disk[1].checkpoint)
+    /// The checkpoint in the newer copy, as of the last round that ended.
+    pub(crate) const fn checkpoint(&self) -> Lsn {
+        self.checkpoint
     }
 
     /// Opening may start here: the lower tail of the two copies' anchors.
@@ -298,6 +300,7 @@ impl Copies {
                 tickets,
             } => {
                 self.on_disk[copy] = Named::of(&content);
+                self.checkpoint = content.checkpoint;
                 if tickets.is_some() {
                     self.applied = content.applied;
                     self.durable = content.durable;

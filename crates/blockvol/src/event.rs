@@ -10,6 +10,12 @@ use crate::{ReadFault, StoreFault};
 pub struct Ticket(pub(crate) u64);
 
 impl Ticket {
+    /// The ticket after `ticket`.
+    #[must_use]
+    pub const fn next_of(ticket: Self) -> Self {
+        Self(ticket.0 + 1)
+    }
+
     /// The number.
     #[must_use]
     pub const fn get(self) -> u64 {
