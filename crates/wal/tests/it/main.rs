@@ -1,0 +1,10 @@
+//! The log on a device that can lose, tear and keep back what was not flushed.
+
+#![allow(missing_docs)]
+#![cfg(not(loom))]
+
+mod crash;
+mod device;
+mod driving;
+mod opening;
+mod rig;
