@@ -4,6 +4,7 @@ mod bad_cluster;
 mod bad_input;
 mod bad_store;
 mod clients;
+mod commands;
 mod dev;
 mod failover;
 mod oracle;
@@ -51,6 +52,12 @@ pub(super) const ALL: &[Scenario] = &[
         about: "one command: serves, restarts a killed server, stops on Ctrl-C, finds its data again",
         needs: Needs::Nothing,
         run: dev::run,
+    },
+    Scenario {
+        name: "commands",
+        about: "what nbdinfo is told, and every command by qemu-io, unaligned too",
+        needs: Needs::Nothing,
+        run: commands::run,
     },
     Scenario {
         name: "image",
