@@ -1,1 +1,579 @@
+#![expect(clippy::wildcard_enum_match_arm, reason = "tests look for one answer")]
 
+use moorline_engine::{
+    Action, Actions, Answer, BudgetLimit, Cause, Endpoint, Event, Fact, Image, Plan, PlanKind,
+    PrimaryFacts, ReplicaFacts, SenderConfig, SessionLimits,
+};
+use moorline_types::{Epoch, EpochStart, OpenCount, ReplicaId, SessionId, VolumeId};
+use moorline_wal::{PinHolder, PinRefused, PinTable};
+
+use super::*;
+
+const VOLUME: VolumeId = VolumeId::new(1);
+const EPOCH: Epoch = Epoch::new(1, 0);
+const HISTORY: [EpochStart; 1] = [EpochStart {
+    epoch: EPOCH,
+    first: Lsn::new(1),
+}];
+/// All records of these tests are of one size.
+fn record_bytes() -> usize {
+    record(1).stored_bytes()
+}
+
+fn lsn(n: u64) -> Lsn {
+    Lsn::new(n)
+}
+
+fn at(secs: u64) -> Instant {
+    Instant::from_nanos(secs * 1_000_000_000)
+}
+
+fn record(n: u64) -> Record {
+    Record::epoch_mark(VOLUME, EPOCH, lsn(n))
+}
+
+/// How the fake history answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    AtOnce,
+    Later,
+    Fails,
+    Misplaced,
+}
+
+struct FakeHistory {
+    answers: Answers,
+    asked: Vec<(LsnRange, usize)>,
+}
+
+impl HistoryReader for FakeHistory {
+    fn read(&mut self, range: LsnRange, bytes_max: usize) -> Result<ReadStart, LogReadError> {
+        self.asked.push((range, bytes_max));
+        match self.answers {
+            Answers::AtOnce => Ok(ReadStart::Ready(read(range, bytes_max))),
+            Answers::Later => Ok(ReadStart::Pending),
+            Answers::Fails => Err(gone()),
+            Answers::Misplaced => Ok(ReadStart::Ready(vec![record(range.after().get() + 2)])),
+        }
+    }
+}
+
+fn gone() -> LogReadError {
+    LogReadError::Reclaimed {
+        after: lsn(0),
+        tail: lsn(1),
+    }
+}
+
+/// As many records as fit, at least one.
+fn read(range: LsnRange, bytes_max: usize) -> Vec<Record> {
+    let fit = (bytes_max / record_bytes()).max(1);
+    let numbers = range.after().get() + 1..=range.through().get();
+    numbers.take(fit).map(record).collect()
+}
+
+#[derive(Default)]
+struct FakeLink(Vec<u64>);
+
+impl ReplicaLink for FakeLink {
+    fn ship(&mut self, records: Vec<Record>) {
+        self.0
+            .extend(records.iter().map(|record| record.lsn().get()));
+    }
+}
+
+/// A catch-up over (40, 60] as the engine plans it, with a fake history and link.
+struct Stage {
+    sender: Sender,
+    out: Actions,
+    pins: PinTable,
+    catch_up: CatchUp,
+    history: FakeHistory,
+    link: FakeLink,
+    head: u64,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let page = 4 * record_bytes();
+        Self::with(CatchUpConfig {
+            window_bytes: 2 * page,
+            page_bytes: page,
+            stubborn_rounds_max: 3,
+        })
+    }
+
+    fn with(config: CatchUpConfig) -> Self {
+        let (sender, out, plan) = planned();
+        let pins = PinTable::new();
+        let bound = BoundPlan::bind(&plan, |after| pin(&pins, after)).unwrap();
+        let mut stage = Self {
+            sender,
+            out,
+            pins,
+            catch_up: CatchUp::new(bound, config),
+            history: FakeHistory {
+                answers: Answers::AtOnce,
+                asked: Vec::new(),
+            },
+            link: FakeLink::default(),
+            head: 70,
+        };
+        stage.fact(Fact::PlanBound);
+        stage
+    }
+
+    fn fact(&mut self, fact: Fact<'_>) {
+        let stamp = self.catch_up.stamp();
+        let event = Event::Session { stamp, fact };
+        let answer = self.sender.handle(at(0), event, &mut self.out);
+        assert_eq!(answer, Answer::Done);
+    }
+
+    fn step(&mut self) -> StepOutcome {
+        self.step_at(0)
+    }
+
+    fn step_at(&mut self, secs: u64) -> StepOutcome {
+        let ports = (&mut self.history, &mut self.link);
+        self.catch_up
+            .step(at(secs), &self.sender, lsn(self.head), ports)
+    }
+
+    /// The replica holds everything through `n`, durably.
+    fn replica_acks(&mut self, n: u64) {
+        self.catch_up.acknowledged(lsn(n), lsn(n));
+        self.fact(Fact::Acknowledged {
+            flushed: lsn(n),
+            head: lsn(self.head),
+        });
+    }
+
+    fn pinned(&self) -> Vec<u64> {
+        self.pins.list().iter().map(|pin| pin.lsn.get()).collect()
+    }
+
+    /// Ships to the target, proven, and follows.
+    fn following() -> Self {
+        let mut stage = Self::new();
+        for n in [44, 48, 52, 56, 60] {
+            assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(n) });
+            stage.replica_acks(n);
+        }
+        stage.catch_up.follow(lsn(60));
+        stage
+    }
+
+    /// Followed to the head and handed over.
+    fn live() -> Self {
+        let mut stage = Self::following();
+        while let StepOutcome::Shipped { through } = stage.step() {
+            stage.catch_up.acknowledged(through, through);
+        }
+        assert_eq!(stage.catch_up.hand_over(lsn(70)), HandOver::At(lsn(70)));
+        stage
+    }
+}
+
+fn pin(pins: &PinTable, after: Lsn) -> Result<RetentionPin, PinRefused> {
+    let holder = PinHolder::CatchUp {
+        server: "s2".parse().unwrap(),
+        session: SessionId::new(OpenCount::new(1), 1),
+    };
+    pins.retain(after, holder, at(0))
+}
+
+/// A sender whose session waits for the pins of its plan.
+fn planned() -> (Sender, Actions, Plan) {
+    let replica = ReplicaId {
+        volume: VOLUME,
+        server: "s2".parse().unwrap(),
+    };
+    let endpoint = Endpoint {
+        data: String::new(),
+        control: String::new(),
+        version: 1,
+    };
+    let config = SenderConfig {
+        limits: SessionLimits::default(),
+        ..SenderConfig::default()
+    };
+    let mut sender = Sender::new(replica, endpoint, EPOCH, config);
+    let mut out = Actions::new();
+    let up = Event::LinkUp {
+        fresh: SessionId::new(OpenCount::new(1), 1),
+        cause: Cause::Bootstrap,
+    };
+    assert_eq!(sender.handle(at(0), up, &mut out), Answer::Done);
+    let fact = Fact::HandshakeAnswered {
+        primary: PrimaryFacts {
+            history: &HISTORY,
+            head: lsn(70),
+            committed: lsn(60),
+            tail: lsn(10),
+            checkpoint: lsn(10),
+            given_up: &[],
+        },
+        replica: ReplicaFacts {
+            history: &HISTORY,
+            head: lsn(40),
+            flushed: Some(lsn(40)),
+            applied: Lsn::ZERO,
+            checkpoint: Lsn::ZERO,
+            tail: Lsn::ZERO,
+            committed: Lsn::ZERO,
+            image: Image::Whole,
+            given_up: &[],
+        },
+    };
+    let stamp = sender.session().unwrap().stamp();
+    let event = Event::Session { stamp, fact };
+    assert_eq!(sender.handle(at(0), event, &mut out), Answer::Done);
+    let plans = out.iter().filter_map(|directed| match &directed.action {
+        Action::BindPlan(plan) => Some(plan.clone()),
+        _ => None,
+    });
+    let plan = plans.last().unwrap();
+    (sender, out, plan)
+}
+
+#[test]
+fn a_catch_up_ships_the_range_once_in_order_and_never_past_the_target() {
+    let mut stage = Stage::following();
+    assert_eq!(stage.link.0, (41..=60).collect::<Vec<_>>());
+    assert!(
+        stage
+            .history
+            .asked
+            .iter()
+            .all(|(range, _)| range.through() == lsn(60))
+    );
+    assert_eq!(stage.pinned(), [60], "the pin followed what is durable");
+    // Then towards the head, and over to the live stream at exactly one record.
+    assert_eq!(
+        stage.catch_up.hand_over(lsn(70)),
+        HandOver::Behind(Lag {
+            records: 10,
+            rounds: 0
+        })
+    );
+    while let StepOutcome::Shipped { through } = stage.step() {
+        stage.catch_up.acknowledged(through, through);
+    }
+    assert_eq!(stage.step(), StepOutcome::AtHead { head: lsn(70) });
+    assert_eq!(stage.catch_up.hand_over(lsn(70)), HandOver::At(lsn(70)));
+    assert_eq!(
+        stage.catch_up.hand_over(lsn(71)),
+        HandOver::Already(lsn(70))
+    );
+    assert_eq!(stage.link.0, (41..=70).collect::<Vec<_>>());
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Live));
+}
+
+#[test]
+fn a_step_is_bounded_by_the_page_and_the_window() {
+    let mut stage = Stage::new();
+    let page = 4 * record_bytes();
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(44) });
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(48) });
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Window));
+    assert_eq!(stage.history.asked.len(), 2, "a full window reads nothing");
+    // Received makes room; it proves nothing, so the pin stays.
+    stage.catch_up.acknowledged(lsn(43), lsn(40));
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Window));
+    stage.catch_up.acknowledged(lsn(44), lsn(40));
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(52) });
+    assert_eq!(stage.pinned(), [40]);
+    assert!(stage.history.asked.iter().all(|&(_, bytes)| bytes <= page));
+    stage.catch_up.acknowledged(lsn(52), lsn(48));
+    assert_eq!(stage.pinned(), [48]);
+    stage.catch_up.acknowledged(lsn(41), lsn(41));
+    assert_eq!(stage.pinned(), [48], "an older answer changes nothing");
+}
+
+#[test]
+fn reads_that_come_back_later_ship_the_same() {
+    let mut stage = Stage::new();
+    stage.history.answers = Answers::Later;
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Read));
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Read));
+    assert_eq!(stage.history.asked.len(), 1);
+    let (range, bytes) = stage.history.asked[0];
+    let records = Ok(read(range, bytes));
+    let shipped = stage
+        .catch_up
+        .records_read(at(0), &stage.sender, records, &mut stage.link);
+    assert_eq!(shipped, Ok(StepOutcome::Shipped { through: lsn(44) }));
+    // Nobody asked for a second answer.
+    let again =
+        stage
+            .catch_up
+            .records_read(at(0), &stage.sender, Ok(vec![record(45)]), &mut stage.link);
+    assert_eq!(again, Err(RecordsRefused::NoRead));
+    assert_eq!(stage.link.0, [41, 42, 43, 44]);
+}
+
+#[test]
+fn every_way_out_drops_the_pin_and_says_so_once() {
+    type Out = (&'static str, fn(&mut Stage) -> StepOutcome, ReleaseCause);
+    let ways: &[Out] = &[
+        (
+            "the session ends",
+            |stage| {
+                let lost = stage.sender.handle(at(0), Event::LinkLost, &mut stage.out);
+                assert_eq!(lost, Answer::Done);
+                stage.step()
+            },
+            ReleaseCause::SessionEnded,
+        ),
+        (
+            "the epoch moves on",
+            |stage| {
+                let to = Epoch::new(2, 0);
+                let raised = stage
+                    .sender
+                    .handle(at(0), Event::EpochRaised { to }, &mut stage.out);
+                assert_eq!(raised, Answer::Done);
+                stage.step()
+            },
+            ReleaseCause::SessionEnded,
+        ),
+        (
+            "the budget runs out",
+            |stage| stage.step_at(11),
+            ReleaseCause::BudgetExceeded(BudgetLimit::Stall),
+        ),
+        (
+            "a read fails at once",
+            |stage| {
+                stage.history.answers = Answers::Fails;
+                stage.step()
+            },
+            ReleaseCause::ReadFailed,
+        ),
+        (
+            "a read fails later",
+            |stage| {
+                stage.history.answers = Answers::Later;
+                assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Read));
+                let result = Err(gone());
+                let said =
+                    stage
+                        .catch_up
+                        .records_read(at(0), &stage.sender, result, &mut stage.link);
+                said.unwrap()
+            },
+            ReleaseCause::ReadFailed,
+        ),
+        (
+            "a read outlives its session",
+            |stage| {
+                stage.history.answers = Answers::Later;
+                assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Read));
+                let lost = stage.sender.handle(at(0), Event::LinkLost, &mut stage.out);
+                assert_eq!(lost, Answer::Done);
+                let result = Ok(vec![record(41)]);
+                let said =
+                    stage
+                        .catch_up
+                        .records_read(at(0), &stage.sender, result, &mut stage.link);
+                said.unwrap()
+            },
+            ReleaseCause::SessionEnded,
+        ),
+        (
+            "the history answers with other records",
+            |stage| {
+                stage.history.answers = Answers::Misplaced;
+                stage.step()
+            },
+            ReleaseCause::ReadFailed,
+        ),
+    ];
+    for (name, way, cause) in ways {
+        let mut stage = Stage::new();
+        assert_eq!(stage.pins.live(), 1);
+        let stamp = stage.catch_up.stamp();
+        let released = Released {
+            stamp,
+            cause: *cause,
+        };
+        assert_eq!(way(&mut stage), StepOutcome::Ended(released), "{name}");
+        assert_eq!(stage.pins.live(), 0, "{name}");
+        assert!(stage.link.0.is_empty(), "{name}: nothing was shipped");
+        assert_over(&mut stage, *cause);
+    }
+}
+
+/// What is over stays over, silently.
+fn assert_over(stage: &mut Stage, cause: ReleaseCause) {
+    assert!(stage.catch_up.is_over());
+    assert_eq!(stage.step(), StepOutcome::Refused(cause));
+    assert_eq!(stage.catch_up.hand_over(lsn(70)), HandOver::Refused(cause));
+    assert_eq!(stage.catch_up.rewind(lsn(40)), Rewind::Refused(cause));
+    let late =
+        stage
+            .catch_up
+            .records_read(at(0), &stage.sender, Ok(vec![record(41)]), &mut stage.link);
+    assert_eq!(late, Err(RecordsRefused::Over));
+    stage.catch_up.acknowledged(lsn(50), lsn(50));
+    assert_eq!(stage.catch_up.release(ReleaseCause::Cancelled), None);
+}
+
+#[test]
+fn cancel_twice_is_cancel_once_in_every_stage() {
+    let stages: [fn() -> Stage; 3] = [Stage::new, Stage::following, Stage::live];
+    for make in stages {
+        for cause in [ReleaseCause::Cancelled, ReleaseCause::Completed] {
+            let mut stage = make();
+            assert_eq!(stage.pins.live(), 1);
+            let released = stage.catch_up.release(cause).unwrap();
+            assert_eq!(released.event().name(), "resources_released");
+            assert_eq!(stage.pins.live(), 0);
+            assert_over(&mut stage, cause);
+        }
+    }
+    // Dropping it without a word leaves nothing behind either.
+    let stage = Stage::live();
+    let pins = stage.pins.clone();
+    drop(stage);
+    assert_eq!(pins.live(), 0);
+}
+
+#[test]
+fn a_panic_while_it_runs_releases_the_pin() {
+    let stage = Stage::following();
+    let pins = stage.pins.clone();
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _held = stage;
+        std::panic::resume_unwind(Box::new("planted"));
+    }));
+    assert!(unwound.is_err());
+    assert_eq!(pins.live(), 0);
+}
+
+#[test]
+fn the_pin_lives_until_the_join_is_proven() {
+    let mut stage = Stage::live();
+    assert_eq!(stage.pinned(), [70]);
+    stage.catch_up.live_shipped(lsn(75));
+    stage.catch_up.acknowledged(lsn(75), lsn(73));
+    assert_eq!(stage.pinned(), [73]);
+    stage.catch_up.acknowledged(lsn(90), lsn(90));
+    assert_eq!(stage.pinned(), [75], "never past what was shipped");
+}
+
+#[test]
+fn a_replica_that_lacks_a_record_gets_it_again() {
+    let mut stage = Stage::new();
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(44) });
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(48) });
+    assert_eq!(stage.catch_up.rewind(lsn(48)), Rewind::Nothing);
+    assert_eq!(stage.catch_up.rewind(lsn(42)), Rewind::To(lsn(42)));
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(46) });
+    assert_eq!(
+        stage.link.0,
+        [41, 42, 43, 44, 45, 46, 47, 48, 43, 44, 45, 46]
+    );
+    // A read under way is for the old place: its records are not shipped.
+    stage.history.answers = Answers::Later;
+    stage.catch_up.acknowledged(lsn(46), lsn(44));
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Read));
+    assert_eq!(stage.catch_up.rewind(lsn(45)), Rewind::To(lsn(45)));
+    let late =
+        stage
+            .catch_up
+            .records_read(at(0), &stage.sender, Ok(vec![record(47)]), &mut stage.link);
+    assert_eq!(late, Err(RecordsRefused::NoRead));
+    stage.history.answers = Answers::AtOnce;
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(49) });
+    // What it called durable it cannot lack.
+    let proven = lsn(44);
+    assert_eq!(
+        stage.catch_up.rewind(lsn(43)),
+        Rewind::BelowProven { proven }
+    );
+
+    let mut stage = Stage::live();
+    stage.catch_up.live_shipped(lsn(72));
+    assert_eq!(stage.catch_up.rewind(lsn(71)), Rewind::To(lsn(71)));
+    assert!(!stage.catch_up.is_live(), "it has to be handed over again");
+    stage.head = 72;
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(72) });
+    assert_eq!(stage.catch_up.hand_over(lsn(72)), HandOver::At(lsn(72)));
+}
+
+#[test]
+fn a_head_that_runs_away_is_told_and_not_chased_for_ever() {
+    let mut stage = Stage::following();
+    let mut rounds = 0;
+    // The writers order four records for each four shipped: the lag never shrinks.
+    let lag = loop {
+        rounds += 1;
+        assert!(rounds < 100, "it loops");
+        match stage.step() {
+            StepOutcome::Shipped { through } => {
+                stage.catch_up.acknowledged(through, through);
+                stage.head += 4;
+            }
+            StepOutcome::NotConverging(lag) => break lag,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((lag.rounds, lag.records), (4, 10));
+    // Slowed writers: it converges after all.
+    while let StepOutcome::Shipped { through } | StepOutcome::AtHead { head: through } =
+        stage.step()
+    {
+        stage.catch_up.acknowledged(through, through);
+        if through == lsn(stage.head) {
+            break;
+        }
+    }
+    let head = lsn(stage.head);
+    assert_eq!(stage.catch_up.hand_over(head), HandOver::At(head));
+}
+
+#[test]
+fn a_refused_pin_is_named_and_nothing_is_held() {
+    use moorline_engine::{PinKind, PinRefusedReason};
+    let (_, _, plan) = planned();
+    for (refused, reason) in [
+        (
+            PinRefused::Reclaimed {
+                after: lsn(40),
+                tail: lsn(41),
+            },
+            PinRefusedReason::Reclaimed,
+        ),
+        (
+            PinRefused::AboveHead {
+                after: lsn(40),
+                head: lsn(39),
+            },
+            PinRefusedReason::AboveHead,
+        ),
+        (PinRefused::TooMany { count: 9 }, PinRefusedReason::TooMany),
+    ] {
+        let refusal = BoundPlan::bind(&plan, |_| Err(refused)).unwrap_err();
+        assert_eq!((refusal.pin, refusal.lsn), (PinKind::History, lsn(40)));
+        assert_eq!(refusal.reason, reason);
+    }
+}
+
+#[test]
+fn a_zero_gap_asks_for_no_pin_and_ships_only_what_the_join_needs() {
+    let (_, _, catch_up) = planned();
+    let plan = Plan {
+        kind: PlanKind::ZeroGap { after: lsn(68) },
+        ..catch_up
+    };
+    let bound = BoundPlan::bind(&plan, |_| panic!("a zero gap pins nothing")).unwrap();
+    assert!(bound.range().is_empty());
+    let mut stage = Stage::new();
+    stage.catch_up = CatchUp::new(bound, CatchUpConfig::default());
+    stage.catch_up.follow(lsn(68));
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(70) });
+    assert_eq!(stage.catch_up.hand_over(lsn(70)), HandOver::At(lsn(70)));
+    assert_eq!(stage.link.0, [69, 70]);
+}
