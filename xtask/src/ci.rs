@@ -51,13 +51,7 @@ fn static_steps(tally: &mut Tally) -> Result<()> {
     }
     tally.step("dependencies", deny::run)?;
     tally.step("docs", || {
-        run(cargo(&[
-            "doc",
-            "--workspace",
-            "--no-deps",
-            "--document-private-items",
-            "--locked",
-        ])
-        .env("RUSTDOCFLAGS", "-D warnings"))
+        run(cargo(&["doc", "--workspace", "--no-deps", "--locked"])
+            .env("RUSTDOCFLAGS", "-D warnings"))
     })
 }
