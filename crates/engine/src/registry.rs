@@ -285,7 +285,22 @@ impl Registry {
         }
         self.line = Some(line.clone());
         done.sort();
+        self.assert_invariants();
         Applied::Reconciled(done)
+    }
+
+    /// Panics when the registry contradicts itself.
+    pub fn assert_invariants(&self) {
+        let own = &self.identity.own;
+        assert!(!self.senders.contains_key(own), "a primary sends to itself");
+        for sender in self.senders.values() {
+            assert_eq!(
+                sender.epoch(),
+                self.fence.current(),
+                "a sender of another epoch"
+            );
+            sender.assert_invariants();
+        }
     }
 
     fn check(&self, line: &AssignmentLine) -> Result<Fresh, AssignmentRefused> {

@@ -170,6 +170,10 @@ impl CatchUp {
         if let Err(halt) = check(sender, self.stamp, now) {
             return self.end(halt.into());
         }
+        // A live session whose acknowledgements do not count yet has a cut outstanding.
+        if sender.counts_acks(self.stamp).is_err() {
+            return StepOutcome::Waiting(Waiting::Cut);
+        }
         let config = self.config;
         let State::Running(running) = &mut self.state else {
             unreachable!("looked at above");

@@ -31,6 +31,8 @@ pub enum StepOutcome {
 /// What an execution waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Waiting {
+    /// The replica has not recorded its cut: nothing may be shipped yet.
+    Cut,
     /// A read was submitted.
     Read,
     /// As many bytes are on their way as are allowed.

@@ -229,11 +229,11 @@ fn planned() -> (Sender, Actions, Plan) {
     let stamp = sender.session().unwrap().stamp();
     let event = Event::Session { stamp, fact };
     assert_eq!(sender.handle(at(0), event, &mut out), Answer::Done);
-    let plans = out.iter().filter_map(|directed| match &directed.action {
+    let mut plans = out.iter().filter_map(|directed| match &directed.action {
         Action::BindPlan(plan) => Some(plan.clone()),
         _ => None,
     });
-    let plan = plans.last().unwrap();
+    let plan = plans.next().unwrap();
     (sender, out, plan)
 }
 
@@ -532,6 +532,18 @@ fn a_head_that_runs_away_is_told_and_not_chased_for_ever() {
     }
     let head = lsn(stage.head);
     assert_eq!(stage.catch_up.hand_over(head), HandOver::At(head));
+}
+
+#[test]
+fn nothing_is_shipped_before_a_cut_is_recorded() {
+    let mut stage = Stage::new();
+    // The same session, but still waiting for its pins: a cut may have to come first.
+    let (waiting, _, _) = planned();
+    let caught_up = std::mem::replace(&mut stage.sender, waiting);
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Cut));
+    assert!(stage.history.asked.is_empty());
+    stage.sender = caught_up;
+    assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(44) });
 }
 
 #[test]
