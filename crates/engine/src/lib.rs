@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `event.rs`, `action.rs` | what the world tells, and its answers; what the engine asks for |
 //! | `registry.rs` | [`Registry`]: the set of senders, reconciled with an assignment |
-//! | `sender.rs` | [`Sender`]: owner of one replica; at most one live session |
+//! | `sender.rs`, `sender/` | [`Sender`]: owner of one replica; at most one live session |
 //! | `session.rs`, `session/` | [`Session`]: one recovery attempt in one epoch |
 //! | `fence.rs` | [`EpochFence`], the only maker of [`Admitted`] |
 //! | `budget.rs` | [`CatchUpBudget`]: time, records, stall |

@@ -10,34 +10,27 @@
 //! [`Session`]. Whoever speaks on a session's behalf passes [`Sender::admit`] first. A probe or
 //! connection failure alone never means rebuild; progress alone never means in sync.
 
-use std::fmt;
-
 use moorline_types::{Epoch, Instant, ReplicaId, SessionId};
 
 use crate::{
     action::{Action, Actions, Directed},
-    budget::{BudgetLimit, Spending},
+    budget::Spending,
     event::{Answer, Event, Fact, Known, Refusal},
     fence::{Admitted, EpochFence, Raise},
     mutants::Mutants,
-    outcome::RebuildReason,
     recovery_log::{Escalated, RecoveryEvent, What},
     session::{
-        Cause, HandshakeFailure, Invalidation, Opening, PhaseName, PinKind, Session, SessionKind,
+        Cause, HandshakeFailure, Invalidation, Opening, PhaseName, Session, SessionKind,
         SessionLimits, SessionStamp,
     },
 };
 
-/// Where a replica listens.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Its replication listener.
-    pub data: String,
-    /// Its control listener.
-    pub control: String,
-    /// Raised at each change; lower is stale.
-    pub version: u64,
-}
+mod bucket;
+mod endpoint;
+
+pub use bucket::{Bucket, DegradedReason, NeedsRebuildReason};
+pub use endpoint::Endpoint;
+pub(crate) use endpoint::{EndpointChange, check_endpoint};
 
 /// What follows when a session's budget runs out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -58,55 +51,6 @@ pub struct SenderConfig {
     pub on_budget: OnBudget,
     /// Planted bugs; none outside of tests of the tests.
     pub mutants: Mutants,
-}
-
-/// How a replica is counted: each in exactly one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Bucket {
-    /// No session.
-    Disconnected,
-    /// A session waits for its link or for the replica's facts.
-    Connecting,
-    /// Records of the past flow, or the divergent tail is being cut.
-    CatchingUp,
-    /// The image is being replaced.
-    Rebuilding,
-    /// It is being bound to the live stream.
-    Joining,
-    /// Proven.
-    InSync,
-    /// Out of the ack path.
-    Degraded,
-    /// Only a rebuild helps.
-    NeedsRebuild,
-    /// Assigned no longer.
-    Stopped,
-}
-
-/// Why a replica is out of the ack path though its link may stand.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum DegradedReason {
-    /// It does not answer.
-    Silent,
-    /// What it says cannot be.
-    ImpossibleFacts,
-    /// It knows of committed data that the primary does not have.
-    CommittedDataMissing,
-    /// Its budget ran out.
-    Budget(BudgetLimit),
-    /// Its join did not complete in time.
-    JoinOverdue,
-    /// The records that it needed were given up because the log is full.
-    PinBroken(PinKind),
-}
-
-/// Why only a rebuild helps.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum NeedsRebuildReason {
-    /// By its facts.
-    Verdict(RebuildReason),
-    /// It cannot converge within its budget.
-    Budget(BudgetLimit),
 }
 
 /// Where the sender stands, apart from its live session and the sticky need of a rebuild.
@@ -647,30 +591,6 @@ impl Sender {
     }
 }
 
-/// What another endpoint means for a sender.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum EndpointChange {
-    Same,
-    Moved,
-    Refused(Refusal),
-}
-
-pub(crate) fn check_endpoint(have: &Endpoint, to: &Endpoint) -> EndpointChange {
-    if have == to {
-        return EndpointChange::Same;
-    }
-    match to.version.cmp(&have.version) {
-        std::cmp::Ordering::Greater => EndpointChange::Moved,
-        std::cmp::Ordering::Equal => EndpointChange::Refused(Refusal::EndpointConflict {
-            version: to.version,
-        }),
-        std::cmp::Ordering::Less => EndpointChange::Refused(Refusal::StaleEndpoint {
-            have: have.version,
-            got: to.version,
-        }),
-    }
-}
-
 fn bucket_of(session: &Session) -> Bucket {
     match (session.kind(), session.phase().name()) {
         (_, PhaseName::Init | PhaseName::Connecting | PhaseName::Handshake) => Bucket::Connecting,
@@ -683,22 +603,6 @@ fn bucket_of(session: &Session) -> Bucket {
         (_, PhaseName::Completed | PhaseName::Invalidated) => {
             unreachable!("an ended session is not asked")
         }
-    }
-}
-
-impl fmt::Display for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Disconnected => "disconnected",
-            Self::Connecting => "connecting",
-            Self::CatchingUp => "catching_up",
-            Self::Rebuilding => "rebuilding",
-            Self::Joining => "joining",
-            Self::InSync => "in_sync",
-            Self::Degraded => "degraded",
-            Self::NeedsRebuild => "needs_rebuild",
-            Self::Stopped => "stopped",
-        })
     }
 }
 

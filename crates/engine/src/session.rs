@@ -10,24 +10,29 @@
 //! A session only knows its own attempt. Who may speak to it is decided before, by its
 //! [`Sender`](crate::Sender). It refuses every fact of the other kind and of another phase.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use moorline_types::{Epoch, Instant, Lsn, LsnRange, ServerId, SessionId};
+use moorline_types::{Epoch, Instant, ServerId, SessionId};
 
 use crate::{
     action::{Action, Actions, Directed},
     budget::{BudgetLimit, CatchUpBudget, Spending, past},
     event::{Answer, Fact, Known, Refusal},
-    facts::Impossible,
     mutants::Mutants,
-    outcome::{CommittedDataMissing, RebuildReason},
     recovery_log::{RecoveryEvent, What},
 };
 
 mod catch_up;
+mod phase;
+mod reason;
 mod rebuild;
 
 pub use catch_up::{AfterCut, CatchingUp, Joining, Membership, Truncating};
+pub use phase::{Phase, PhaseName, Planned};
+pub use reason::{
+    Cause, CompletionRejected, HandshakeFailure, Invalidation, PinKind, PinRefusal,
+    PinRefusedReason, SessionKind,
+};
 pub use rebuild::{Replaying, Transferring};
 
 /// Names a session and the epoch that it belongs to; carried by everything said on its behalf.
@@ -37,195 +42,6 @@ pub struct SessionStamp {
     pub session: SessionId,
     /// Its epoch.
     pub epoch: Epoch,
-}
-
-/// What a session may do.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum SessionKind {
-    /// Ship records that the log retains.
-    CatchUp,
-    /// Replace the image.
-    Rebuild,
-}
-
-/// Why a session began.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Cause {
-    /// The first assignment of this primary's reign.
-    Bootstrap,
-    /// An assignment added the replica.
-    Assignment,
-    /// An assignment moved the replica or raised the epoch.
-    Reassignment,
-    /// The link came back.
-    Reconnect,
-    /// An operator asked.
-    Operator,
-    /// The catch-up poller found it lagging.
-    Poller,
-}
-
-/// Why a handshake came to nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum HandshakeFailure {
-    /// No answer in time.
-    Overdue,
-    /// The replica knows a newer epoch.
-    ReplicaAhead,
-    /// Another store answered than the one that has the seat.
-    WrongStore,
-    /// The replica does not know the volume.
-    UnknownVolume,
-    /// The replica does not think that it is a member.
-    NotMember,
-    /// The replica's store failed.
-    StoreFailed,
-    /// The facts contradict each other.
-    Impossible(Impossible),
-    /// Committed data is missing.
-    CommittedDataMissing(CommittedDataMissing),
-}
-
-/// What a pin holds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum PinKind {
-    /// Records above an LSN.
-    History,
-    /// A checkpointed image and the records above it.
-    Snapshot,
-    /// The extents changed above an LSN.
-    Delta,
-    /// The whole committed image.
-    FullBase,
-}
-
-/// A pin that was not given.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PinRefusal {
-    /// What it was to hold.
-    pub pin: PinKind,
-    /// Where.
-    pub lsn: Lsn,
-    /// Why not.
-    pub reason: PinRefusedReason,
-}
-
-/// Why a pin was not given.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum PinRefusedReason {
-    /// What it was to hold is gone already.
-    Reclaimed,
-    /// What it was to hold is not there.
-    AboveHead,
-    /// The log is too full for further holds.
-    LogFull,
-    /// There are as many pins as are allowed.
-    TooMany,
-    /// The store failed.
-    StoreFailed,
-}
-
-/// Why a session is no longer live though it did not complete.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Invalidation {
-    /// The link is gone.
-    LinkLost,
-    /// The peer is silent.
-    PeerSilent,
-    /// The epoch moved on.
-    EpochChanged {
-        /// To here.
-        to: Epoch,
-    },
-    /// The replica moved.
-    EndpointChanged,
-    /// Another session took its place.
-    Superseded {
-        /// That one.
-        by: SessionId,
-    },
-    /// The replica is assigned no longer.
-    SenderStopped,
-    /// Somebody asked.
-    Cancelled,
-    /// The handshake came to nothing.
-    Handshake(HandshakeFailure),
-    /// The replica needs what this session may not do.
-    NeedsRebuild(RebuildReason),
-    /// A pin was not given.
-    PinRefused(PinRefusal),
-    /// A pin was taken back.
-    PinBroken {
-        /// What it held.
-        pin: PinKind,
-        /// Where.
-        lsn: Lsn,
-    },
-    /// Records could not be read back.
-    ReadFailed,
-    /// The cut was not recorded in time.
-    TruncationOverdue,
-    /// The join did not complete in time.
-    JoinOverdue,
-    /// The budget ran out.
-    Budget(BudgetLimit),
-}
-
-impl Invalidation {
-    /// Whether the attempt failed by what it found, rather than being ended from outside.
-    #[must_use]
-    pub const fn is_failure(&self) -> bool {
-        match self {
-            Self::Handshake(_)
-            | Self::NeedsRebuild(_)
-            | Self::PinRefused(_)
-            | Self::ReadFailed
-            | Self::TruncationOverdue
-            | Self::JoinOverdue
-            | Self::Budget(_) => true,
-            Self::LinkLost
-            | Self::PeerSilent
-            | Self::EpochChanged { .. }
-            | Self::EndpointChanged
-            | Self::Superseded { .. }
-            | Self::SenderStopped
-            | Self::Cancelled
-            | Self::PinBroken { .. } => false,
-        }
-    }
-}
-
-/// Which proof was missing when somebody called a session complete.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum CompletionRejected {
-    /// The facts were not judged yet.
-    #[error("the handshake is not answered")]
-    NoHandshake,
-    /// The cut is not recorded.
-    #[error("the cut through {required} is not recorded")]
-    TruncationNotRecorded {
-        /// The cut.
-        required: Lsn,
-    },
-    /// The frontier is below the target.
-    #[error("recovered to {recovered_to} of {target}")]
-    TargetNotReached {
-        /// The proven frontier.
-        recovered_to: Lsn,
-        /// The frozen target.
-        target: Lsn,
-    },
-    /// The replica is not bound to the live stream.
-    #[error("not bound to the live stream")]
-    NotJoined,
-    /// The base is not whole.
-    #[error("{laid} of {total} extents are laid")]
-    BaseNotWhole {
-        /// Extents laid.
-        laid: u64,
-        /// Extents to lay.
-        total: u64,
-    },
 }
 
 /// Bounds of a session's phases; `None` is no bound. Overdue means strictly later.
@@ -250,107 +66,6 @@ impl Default for SessionLimits {
             truncation_max: Some(Duration::from_secs(10)),
             joining_max: Some(Duration::from_secs(60)),
             budget: CatchUpBudget::default(),
-        }
-    }
-}
-
-/// Where a session stands, with what matters there.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Phase {
-    /// Made, nothing asked yet.
-    Init,
-    /// Waiting for a link.
-    Connecting,
-    /// Waiting for the replica's facts.
-    Handshake {
-        /// When they were asked for.
-        since: Instant,
-    },
-    /// The facts are judged; waiting for the plan's pins, which come within the same turn.
-    Planned(Planned),
-    /// Waiting for the cut.
-    Truncating(Truncating),
-    /// Shipping retained records.
-    CatchingUp(CatchingUp),
-    /// Binding to the live stream and proving it.
-    Joining(Joining),
-    /// A rebuild's source is chosen; waiting for its pins.
-    SourceSelected {
-        /// Extents to lay.
-        extents: u64,
-    },
-    /// A rebuild binds to the live stream, before its base is laid.
-    RebuildJoining {
-        /// Extents to lay.
-        extents: u64,
-        /// When binding was asked for.
-        since: Instant,
-    },
-    /// Laying the base.
-    Transferring(Transferring),
-    /// The base is whole; its log is not yet durable through the target.
-    Replaying(Replaying),
-    /// Proven.
-    Completed {
-        /// What the replica had proved durable.
-        recovered_to: Lsn,
-    },
-    /// Over.
-    Invalidated(Invalidation),
-}
-
-/// A catch-up that waits for its pin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Planned {
-    /// Cut to here first.
-    pub truncate: Option<Lsn>,
-    /// What to ship.
-    pub range: LsnRange,
-}
-
-/// A phase without its data.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum PhaseName {
-    /// See [`Phase::Init`].
-    Init,
-    /// See [`Phase::Connecting`].
-    Connecting,
-    /// See [`Phase::Handshake`] and [`Phase::Planned`].
-    Handshake,
-    /// See [`Phase::Truncating`].
-    Truncating,
-    /// See [`Phase::CatchingUp`].
-    CatchingUp,
-    /// See [`Phase::SourceSelected`].
-    SourceSelected,
-    /// See [`Phase::Joining`] and [`Phase::RebuildJoining`].
-    Joining,
-    /// See [`Phase::Transferring`].
-    Transferring,
-    /// See [`Phase::Replaying`].
-    Replaying,
-    /// See [`Phase::Completed`].
-    Completed,
-    /// See [`Phase::Invalidated`].
-    Invalidated,
-}
-
-impl Phase {
-    /// The phase's name.
-    #[must_use]
-    pub const fn name(&self) -> PhaseName {
-        match self {
-            Self::Init => PhaseName::Init,
-            Self::Connecting => PhaseName::Connecting,
-            Self::Handshake { .. } | Self::Planned(_) => PhaseName::Handshake,
-            Self::Truncating(_) => PhaseName::Truncating,
-            Self::CatchingUp(_) => PhaseName::CatchingUp,
-            Self::SourceSelected { .. } => PhaseName::SourceSelected,
-            Self::Joining(_) | Self::RebuildJoining { .. } => PhaseName::Joining,
-            Self::Transferring(_) => PhaseName::Transferring,
-            Self::Replaying(_) => PhaseName::Replaying,
-            Self::Completed { .. } => PhaseName::Completed,
-            Self::Invalidated(_) => PhaseName::Invalidated,
         }
     }
 }
@@ -733,46 +448,6 @@ impl Session {
             rebuilds.is_none_or(|kind| kind == self.kind()),
             "a session in a phase of the other kind"
         );
-    }
-}
-
-impl fmt::Display for SessionKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CatchUp => "catch_up",
-            Self::Rebuild => "rebuild",
-        })
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bootstrap => "bootstrap",
-            Self::Assignment => "assignment",
-            Self::Reassignment => "reassignment",
-            Self::Reconnect => "reconnect",
-            Self::Operator => "operator",
-            Self::Poller => "poller",
-        })
-    }
-}
-
-impl fmt::Display for PhaseName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Init => "init",
-            Self::Connecting => "connecting",
-            Self::Handshake => "handshake",
-            Self::Truncating => "truncating",
-            Self::CatchingUp => "catching_up",
-            Self::SourceSelected => "source_selected",
-            Self::Joining => "joining",
-            Self::Transferring => "transferring",
-            Self::Replaying => "replaying",
-            Self::Completed => "completed",
-            Self::Invalidated => "invalidated",
-        })
     }
 }
 

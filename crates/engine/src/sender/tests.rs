@@ -8,7 +8,7 @@ use moorline_types::{Lsn, VolumeId};
 use super::*;
 use crate::{
     facts::PrimaryFacts,
-    session::{PinRefusal, PinRefusedReason},
+    session::{PinKind, PinRefusal, PinRefusedReason},
     testing::*,
 };
 

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use expect_test::{Expect, expect};
-use moorline_types::Epoch;
+use moorline_types::{Epoch, Lsn};
 
 use super::*;
+use crate::budget::BudgetLimit;
 use crate::testing::*;
 
 /// One session and what it did since the last look.
