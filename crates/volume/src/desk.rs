@@ -1,0 +1,487 @@
+//! The front desk of a primary: takes clients' requests, orders writes, answers when allowed.
+//!
+//! A request waits here until the primary serves, its lease is live and its policy can be met.
+//! What is not ordered yet has no effect and is dropped when its client leaves. Writes whose range
+//! is ragged are completed by read-modify-write under a lock on their blocks *before* they are
+//! ordered. An answer is given only while the lease is live at that very moment.
+//!
+//! ```text
+//!            gate open            ragged: lock, wait for what was ordered before, read the edges
+//! waiting ---------------> merging ----------------------------------------------+
+//!    |                                                                           v
+//!    +--------------------------------------------------------------> ordered (has an LSN)
+//!    |                                                                           | acknowledgeable
+//!    +--> reading (device) --> answered, if the lease still lives                v (FUA: committed)
+//!                                                                             answered
+//! ```
+
+mod merge;
+mod read;
+mod zero;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use moorline_blockvol::{ReadToken, Store};
+use moorline_types::{
+    BlockCount, BlockRange, DeviceOp, Epoch, Instant, Lsn, NoQuorum, Payload, VolumeId,
+};
+use moorline_wal::{Record, block_crcs};
+
+use self::{merge::Merge, read::Reading, zero::Plan};
+use crate::{
+    client::{
+        ByteRange, ClientError, ClientId, ClientOp, ClientReply, ClientRequest, Durability,
+        RequestId,
+    },
+    locks::BlockLocks,
+    node::Action,
+};
+
+/// Whom an answer goes to, and what is still to be done before it is due.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    client: ClientId,
+    request: RequestId,
+    since: Instant,
+    /// Parts of the request that follow the one in hand.
+    rest: VecDeque<ClientOp>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: Ticket,
+    op: ClientOp,
+}
+
+#[derive(Debug)]
+struct Ordered {
+    lsn: Lsn,
+    ticket: Ticket,
+}
+
+/// What is allowed at this moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Gate {
+    pub(crate) volume: VolumeId,
+    pub(crate) epoch: Epoch,
+    pub(crate) size: BlockCount,
+    /// The epoch's mark is committed and the lease is live: reads and answers may go out.
+    pub(crate) may_answer: Permission,
+    /// The policy can be met and the log has room: writes may be ordered.
+    pub(crate) may_order: Permission,
+    /// Clients may be told through here; records through here are in the read index.
+    pub(crate) acknowledgeable: Lsn,
+    /// Durable by policy through here.
+    pub(crate) committed: Lsn,
+}
+
+/// A yes or a no that says what it is about at its place of use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Permission {
+    Granted,
+    Withheld,
+}
+
+impl Permission {
+    pub(crate) fn when(condition: bool) -> Self {
+        if condition {
+            Self::Granted
+        } else {
+            Self::Withheld
+        }
+    }
+
+    pub(crate) fn is_granted(self) -> bool {
+        self == Self::Granted
+    }
+}
+
+/// Makes read tokens; none twice within one boot's hold of a store, across reigns too.
+#[derive(Debug, Default)]
+pub(crate) struct TokenSource(u64);
+
+impl TokenSource {
+    pub(crate) fn next(&mut self) -> ReadToken {
+        self.0 += 1;
+        ReadToken::new(self.0)
+    }
+}
+
+/// Requests of one volume's clients during one reign.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    waiting: VecDeque<Waiting>,
+    /// Answered when acknowledgeable; ascending LSN.
+    ordered: VecDeque<Ordered>,
+    /// FUA writes and flushes: answered when committed; ascending LSN.
+    forced: VecDeque<Ordered>,
+    reads: BTreeMap<ReadToken, Reading>,
+    merges: Vec<Merge>,
+    locks: BlockLocks,
+    tokens: TokenSource,
+    /// The highest LSN whose client was told.
+    told: Lsn,
+}
+
+impl Desk {
+    /// Takes a request; it is looked at by the next [`Desk::run`].
+    pub(crate) fn take(&mut self, now: Instant, request: ClientRequest) {
+        let ClientRequest {
+            volume: _,
+            client,
+            request,
+            op,
+        } = request;
+        let ticket = Ticket {
+            client,
+            request,
+            since: now,
+            rest: VecDeque::new(),
+        };
+        self.waiting.push_back(Waiting { ticket, op });
+    }
+
+    /// Forgets a client: what it asked and is not ordered has no effect.
+    pub(crate) fn drop_client(&mut self, client: ClientId) {
+        self.waiting.retain(|entry| entry.ticket.client != client);
+        self.ordered
+            .iter_mut()
+            .for_each(|entry| entry.ticket.forget_rest_of(client));
+        self.forced
+            .iter_mut()
+            .for_each(|entry| entry.ticket.forget_rest_of(client));
+        self.reads
+            .values_mut()
+            .for_each(|reading| reading.forget(client));
+        let locks = &mut self.locks;
+        self.merges.retain_mut(|merge| {
+            let leaves = merge.belongs_to(client);
+            if leaves {
+                merge.release(locks);
+            }
+            !leaves
+        });
+    }
+
+    /// Drops everything at a step-down: what was ordered has an unknown outcome.
+    pub(crate) fn abandon(&mut self) {
+        self.waiting.clear();
+        self.ordered.clear();
+        self.forced.clear();
+        self.reads.clear();
+        for mut merge in self.merges.drain(..) {
+            merge.release(&mut self.locks);
+        }
+        self.told = Lsn::ZERO;
+    }
+
+    /// Whether any request is waiting, in hand or unanswered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+            && self.ordered.is_empty()
+            && self.forced.is_empty()
+            && self.reads.is_empty()
+            && self.merges.is_empty()
+    }
+
+    /// The highest LSN that a client was told of.
+    pub(crate) fn told(&self) -> Lsn {
+        self.told
+    }
+
+    /// Admits what the gate lets in, and answers what is due.
+    pub(crate) fn run(
+        &mut self,
+        gate: &Gate,
+        store: &mut Store,
+        ops: &mut Vec<DeviceOp>,
+        out: &mut Vec<Action>,
+    ) {
+        self.settle(gate, out);
+        self.order_merged(gate, store);
+        if !gate.may_answer.is_granted() || self.waiting.is_empty() {
+            return;
+        }
+        // One pass: what cannot go on is kept in its order.
+        for entry in std::mem::take(&mut self.waiting) {
+            self.admit(gate, entry, store, ops, out);
+        }
+        self.order_merged(gate, store);
+        self.settle(gate, out);
+    }
+
+    fn admit(
+        &mut self,
+        gate: &Gate,
+        entry: Waiting,
+        store: &mut Store,
+        ops: &mut Vec<DeviceOp>,
+        out: &mut Vec<Action>,
+    ) {
+        let Waiting { ticket, op } = entry;
+        if let Some(range) = range_of(&op)
+            && !fits(range, gate.size)
+        {
+            answer(out, &ticket, ClientReply::Failed(ClientError::OutOfRange));
+            return;
+        }
+        match op {
+            ClientOp::Read(range) => self.start_read(range, ticket, store, ops, out),
+            ClientOp::BlockStatus(range) => self.start_status(range, ticket, store, ops, out),
+            ClientOp::Flush => self.flush(ticket),
+            op
+            @ (ClientOp::Write { .. } | ClientOp::Trim { .. } | ClientOp::WriteZeroes { .. }) => {
+                if gate.may_order.is_granted() {
+                    self.admit_change(gate, ticket, op, store, ops, out);
+                } else {
+                    self.waiting.push_back(Waiting { ticket, op });
+                }
+            }
+        }
+    }
+
+    fn admit_change(
+        &mut self,
+        gate: &Gate,
+        mut ticket: Ticket,
+        op: ClientOp,
+        store: &mut Store,
+        ops: &mut Vec<DeviceOp>,
+        out: &mut Vec<Action>,
+    ) {
+        match zero::plan(op, store.pool()) {
+            Plan::Nothing => self.finish(ticket, out),
+            Plan::NotFast => answer(out, &ticket, ClientReply::Failed(ClientError::NotFast)),
+            Plan::Parts(mut parts) => {
+                let first = parts.pop_front().expect("a split request has parts");
+                ticket.rest = parts;
+                self.admit_change(gate, ticket, first, store, ops, out);
+            }
+            Plan::Whole {
+                range,
+                change,
+                durability,
+            } => {
+                if self.locks.blocks(range) {
+                    let op = change.into_op(range, durability);
+                    self.waiting.push_back(Waiting { ticket, op });
+                    return;
+                }
+                self.order(
+                    gate,
+                    store,
+                    Change {
+                        range,
+                        kind: change,
+                    },
+                    durability,
+                    ticket,
+                );
+            }
+            Plan::Ragged {
+                bytes,
+                buffer,
+                durability,
+            } => {
+                let blocks = covering(bytes);
+                match self.locks.take(blocks) {
+                    Some(lock) => {
+                        let mut merge = Merge::new(bytes, buffer, durability, ticket, lock);
+                        match merge.read_edges(&mut self.tokens, store, ops) {
+                            Ok(()) => self.merges.push(merge),
+                            Err(fault) => self.fail_merge(merge, &fault, out),
+                        }
+                    }
+                    None => {
+                        let op = ClientOp::Write {
+                            range: bytes,
+                            buffer,
+                            durability,
+                        };
+                        self.waiting.push_back(Waiting { ticket, op });
+                    }
+                }
+            }
+        }
+    }
+
+    /// The ordering point: gives the LSN and appends.
+    fn order(
+        &mut self,
+        gate: &Gate,
+        store: &mut Store,
+        change: Change,
+        durability: Durability,
+        ticket: Ticket,
+    ) {
+        let lsn = store.log().head().next();
+        let Change { range, kind } = change;
+        let record = match &kind {
+            ChangeKind::Write(payload) => {
+                let crcs = block_crcs(gate.volume, range, payload);
+                Record::write(gate.volume, gate.epoch, lsn, range, payload.clone(), crcs)
+            }
+            ChangeKind::Hole => Record::trim(gate.volume, gate.epoch, lsn, range),
+            ChangeKind::Zero => Record::write_zeroes(gate.volume, gate.epoch, lsn, range),
+        };
+        if store.append(record).is_err() {
+            // No room in the log, or no device any more: it was not ordered and waits on.
+            self.waiting.push_back(Waiting {
+                ticket,
+                op: kind.into_op(range, durability),
+            });
+            return;
+        }
+        let entry = Ordered { lsn, ticket };
+        match durability {
+            Durability::AckPoint => self.ordered.push_back(entry),
+            Durability::Forced => self.forced.push_back(entry),
+        }
+    }
+
+    /// A barrier: due when everything that clients were told of is committed.
+    fn flush(&mut self, ticket: Ticket) {
+        let lsn = self.told;
+        let place = self.forced.partition_point(|entry| entry.lsn <= lsn);
+        self.forced.insert(place, Ordered { lsn, ticket });
+    }
+
+    fn settle(&mut self, gate: &Gate, out: &mut Vec<Action>) {
+        if !gate.may_answer.is_granted() {
+            return;
+        }
+        while self
+            .ordered
+            .front()
+            .is_some_and(|entry| entry.lsn <= gate.acknowledgeable)
+        {
+            let entry = self.ordered.pop_front().expect("just looked at");
+            self.told = self.told.max(entry.lsn);
+            self.finish(entry.ticket, out);
+        }
+        while self
+            .forced
+            .front()
+            .is_some_and(|entry| entry.lsn <= gate.committed)
+        {
+            let entry = self.forced.pop_front().expect("just looked at");
+            self.told = self.told.max(entry.lsn);
+            self.finish(entry.ticket, out);
+        }
+    }
+
+    /// Answers, or goes on with the next part of a split request.
+    fn finish(&mut self, mut ticket: Ticket, out: &mut Vec<Action>) {
+        match ticket.rest.pop_front() {
+            Some(op) => self.waiting.push_back(Waiting { ticket, op }),
+            None => answer(out, &ticket, ClientReply::Done),
+        }
+    }
+
+    fn order_merged(&mut self, gate: &Gate, store: &mut Store) {
+        let mut index = 0;
+        while index < self.merges.len() {
+            let ready = self.merges[index].is_filled() && gate.may_order.is_granted();
+            if !ready || !gate.may_answer.is_granted() {
+                index += 1;
+                continue;
+            }
+            let mut merge = self.merges.remove(index);
+            merge.release(&mut self.locks);
+            let (range, payload, durability, ticket) = merge.into_write();
+            let change = Change {
+                range,
+                kind: ChangeKind::Write(payload),
+            };
+            self.order(gate, store, change, durability, ticket);
+        }
+    }
+
+    /// Fails what has waited longer than the volume's setting allows; nothing of it was ordered.
+    pub(crate) fn expire(&mut self, now: Instant, limit: NoQuorum, out: &mut Vec<Action>) {
+        let NoQuorum::Error(seconds) = limit else {
+            return;
+        };
+        let limit = Duration::from_secs(u64::from(seconds));
+        self.waiting.retain(|entry| {
+            let late = now.since(entry.ticket.since) >= limit;
+            if late {
+                answer(
+                    out,
+                    &entry.ticket,
+                    ClientReply::Failed(ClientError::NoQuorum),
+                );
+            }
+            !late
+        });
+    }
+
+    /// When [`Desk::expire`] has something to do.
+    pub(crate) fn next_deadline(&self, limit: NoQuorum) -> Option<Instant> {
+        let NoQuorum::Error(seconds) = limit else {
+            return None;
+        };
+        let limit = Duration::from_secs(u64::from(seconds));
+        self.waiting
+            .front()
+            .map(|entry| entry.ticket.since.after(limit))
+    }
+}
+
+impl Ticket {
+    fn forget_rest_of(&mut self, client: ClientId) {
+        if self.client == client {
+            self.rest.clear();
+        }
+    }
+}
+
+/// A whole-block change, ready to be ordered.
+#[derive(Debug)]
+struct Change {
+    range: BlockRange,
+    kind: ChangeKind,
+}
+
+/// What a change leaves behind.
+#[derive(Debug)]
+enum ChangeKind {
+    Write(Payload),
+    /// Reads as zeroes, takes no space.
+    Hole,
+    /// Reads as zeroes, stays allocated.
+    Zero,
+}
+
+fn range_of(op: &ClientOp) -> Option<ByteRange> {
+    match op {
+        ClientOp::Read(range)
+        | ClientOp::BlockStatus(range)
+        | ClientOp::Write { range, .. }
+        | ClientOp::Trim { range, .. }
+        | ClientOp::WriteZeroes { range, .. } => Some(*range),
+        ClientOp::Flush => None,
+    }
+}
+
+fn fits(range: ByteRange, size: BlockCount) -> bool {
+    let end = range.offset.checked_add(u64::from(range.length));
+    end.is_some_and(|end| end <= size.bytes())
+}
+
+/// The whole blocks of a range that was found to fit the volume.
+fn covering(range: ByteRange) -> BlockRange {
+    BlockRange::covering(range.offset, u64::from(range.length))
+        .expect("a range inside a volume has a block range")
+}
+
+fn answer(out: &mut Vec<Action>, ticket: &Ticket, reply: ClientReply) {
+    out.push(Action::Reply {
+        client: ticket.client,
+        request: ticket.request,
+        reply,
+    });
+}

@@ -1,0 +1,383 @@
+//! Stores of this server: found, opened, formatted, removed.
+
+use std::collections::BTreeMap;
+
+use moorline_blockvol::{
+    DeviceContent, Existing, Expect, FormatError, FormatParams, Formatting, Layout, OpenError,
+    StoreIdentity, StoreOpening, StoreOptions,
+};
+use moorline_types::{AssignmentLine, ClusterId, DeviceDone, DeviceOp, Instant, StoreId, VolumeId};
+use moorline_wire::control::{CreateStoreError, ServerToMaster};
+
+use super::{Action, DeviceCreation, DeviceKey, Node};
+use crate::{
+    journal::Happening,
+    replica::{Ctx, Origin, Replica},
+};
+
+/// The devices by their driver's names.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    states: BTreeMap<DeviceKey, State>,
+    creating: BTreeMap<VolumeId, Creating>,
+    deleting: BTreeMap<VolumeId, DeviceKey>,
+    made: u64,
+}
+
+#[derive(Debug)]
+struct Creating {
+    line: AssignmentLine,
+    log_bytes: u64,
+}
+
+enum State {
+    Opening {
+        opening: Box<StoreOpening>,
+        origin: Origin,
+        line: Option<AssignmentLine>,
+    },
+    Formatting {
+        formatting: Box<Formatting>,
+        bytes: u64,
+        line: AssignmentLine,
+    },
+    Open(VolumeId),
+    /// It holds no store that this node may open.
+    Refused,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Opening { .. } => "Opening",
+            Self::Formatting { .. } => "Formatting",
+            Self::Open(_) => "Open",
+            Self::Refused => "Refused",
+        })
+    }
+}
+
+impl Devices {
+    /// Whether a store that was found is still being opened.
+    pub(super) fn any_opening(&self) -> bool {
+        self.states.values().any(|state| {
+            matches!(
+                state,
+                State::Opening {
+                    origin: Origin::Found,
+                    ..
+                }
+            )
+        })
+    }
+}
+
+impl Node {
+    pub(super) fn device_found(&mut self, device: DeviceKey, bytes: u64, out: &mut Vec<Action>) {
+        self.open_device(device, bytes, Origin::Found, None, out);
+    }
+
+    fn open_device(
+        &mut self,
+        device: DeviceKey,
+        bytes: u64,
+        origin: Origin,
+        line: Option<AssignmentLine>,
+        out: &mut Vec<Action>,
+    ) {
+        let mut options = StoreOptions::new(bytes, self.me.boot, self.me.pool.clone());
+        options.expect = Some(Expect {
+            cluster: self.config.cluster,
+            volume: line.as_ref().map(|line| line.volume),
+            server: self.me.server.clone(),
+        });
+        options.flusher = self.config.flusher;
+        options.operation_timeout = self.config.operation_timeout;
+        options.mutants = self.config.mutants;
+        let mut ops = Vec::new();
+        match StoreOpening::new(options, &mut ops) {
+            Ok(opening) => {
+                let state = State::Opening {
+                    opening: Box::new(opening),
+                    origin,
+                    line,
+                };
+                self.devices.states.insert(device, state);
+            }
+            Err(error) => self.store_refused(device, &error, out),
+        }
+        push_ops(device, ops, out);
+    }
+
+    fn store_refused(&mut self, device: DeviceKey, error: &OpenError, out: &mut Vec<Action>) {
+        self.devices.states.insert(device, State::Refused);
+        let reason = error.to_string().into();
+        Self::note(None, Happening::StoreRefused { reason }, out);
+    }
+
+    pub(super) fn device_done(
+        &mut self,
+        now: Instant,
+        device: DeviceKey,
+        done: DeviceDone,
+        out: &mut Vec<Action>,
+    ) {
+        let mut ops = Vec::new();
+        match self.devices.states.get_mut(&device) {
+            Some(State::Open(volume)) => {
+                let volume = *volume;
+                self.with(now, volume, out, |replica, ctx| {
+                    replica.on_device_done(ctx, done)
+                });
+            }
+            Some(State::Opening {
+                opening,
+                origin,
+                line,
+            }) => {
+                let Some(result) = opening.on_done(now, done, &mut ops) else {
+                    push_ops(device, ops, out);
+                    return;
+                };
+                let (origin, line) = (*origin, line.take());
+                push_ops(device, ops, out);
+                self.devices.states.remove(&device);
+                match result {
+                    Ok((store, report)) => {
+                        let links = &mut self.links;
+                        let mut ctx = Ctx {
+                            now,
+                            me: &self.me,
+                            links,
+                            out,
+                        };
+                        let replica = Replica::new(&mut ctx, device, store, &report, origin);
+                        self.store_opened(now, device, replica, line, out);
+                    }
+                    Err(error) => {
+                        if let Some(line) = line {
+                            let reason = CreateStoreError::DeviceFailed;
+                            self.create_failed(line.volume, reason, out);
+                        }
+                        self.store_refused(device, &error, out);
+                    }
+                }
+                self.register_when_opened(out);
+            }
+            Some(State::Formatting {
+                formatting,
+                bytes,
+                line,
+            }) => {
+                let Some(result) = formatting.on_done(done, &mut ops) else {
+                    push_ops(device, ops, out);
+                    return;
+                };
+                let (bytes, line) = (*bytes, line.clone());
+                push_ops(device, ops, out);
+                match result {
+                    Ok(()) => self.open_device(device, bytes, Origin::Formatted, Some(line), out),
+                    Err(error) => {
+                        self.devices.states.insert(device, State::Refused);
+                        self.create_failed(line.volume, create_error(&error), out);
+                        out.push(Action::RemoveDevice { device });
+                    }
+                }
+            }
+            Some(State::Refused) | None => {}
+        }
+    }
+
+    fn store_opened(
+        &mut self,
+        now: Instant,
+        device: DeviceKey,
+        replica: Replica,
+        line: Option<AssignmentLine>,
+        out: &mut Vec<Action>,
+    ) {
+        let volume = replica.volume();
+        if self.volumes.contains_key(&volume) {
+            self.devices.states.insert(device, State::Refused);
+            let reason = "another store of this server holds the same volume: remove one".into();
+            Self::note(Some(volume), Happening::StoreRefused { reason }, out);
+            return;
+        }
+        self.devices.states.insert(device, State::Open(volume));
+        if let Some(line) = line {
+            self.tell_created(&replica, out);
+            self.volumes.insert(volume, replica);
+            self.with(now, volume, out, |replica, ctx| {
+                replica.on_assignment(ctx, line)
+            });
+        } else {
+            self.volumes.insert(volume, replica);
+            self.touched.insert(volume);
+        }
+    }
+
+    /// The master asks for a store of a new volume. Asking again is answered again.
+    pub(super) fn create_store(
+        &mut self,
+        line: AssignmentLine,
+        log_bytes: u64,
+        out: &mut Vec<Action>,
+    ) {
+        let volume = line.volume;
+        if let Some(replica) = self.volumes.get(&volume) {
+            let store = replica.store_report(&self.me);
+            out.push(Action::TellMaster(ServerToMaster::CreatedStore {
+                volume,
+                store,
+            }));
+            return;
+        }
+        if self.devices.creating.contains_key(&volume) {
+            return;
+        }
+        let Some(layout) = Layout::new(line.size_blocks, log_bytes) else {
+            self.create_failed(volume, CreateStoreError::BadLogSize, out);
+            return;
+        };
+        let bytes = layout.device_bytes();
+        self.devices
+            .creating
+            .insert(volume, Creating { line, log_bytes });
+        out.push(Action::CreateDevice { volume, bytes });
+    }
+
+    fn create_failed(&mut self, volume: VolumeId, reason: CreateStoreError, out: &mut Vec<Action>) {
+        self.devices.creating.remove(&volume);
+        out.push(Action::TellMaster(ServerToMaster::CreateFailed {
+            volume,
+            reason,
+        }));
+    }
+
+    pub(super) fn device_created(
+        &mut self,
+        volume: VolumeId,
+        outcome: DeviceCreation,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(creating) = self.devices.creating.remove(&volume) else {
+            return;
+        };
+        let (device, bytes) = match outcome {
+            DeviceCreation::Made { device, bytes } => (device, bytes),
+            DeviceCreation::NoRoom { need, have } => {
+                self.create_failed(volume, CreateStoreError::NoRoom { need, have }, out);
+                return;
+            }
+            DeviceCreation::Exists => {
+                self.create_failed(volume, CreateStoreError::Occupied, out);
+                return;
+            }
+            DeviceCreation::Refused { .. } => {
+                self.create_failed(volume, CreateStoreError::DeviceFailed, out);
+                return;
+            }
+        };
+        let Some(cluster) = self.config.cluster else {
+            self.create_failed(volume, CreateStoreError::DeviceFailed, out);
+            return;
+        };
+        // A device that was there before holds anything; a file just made holds zeroes.
+        let content = match self.devices.states.contains_key(&device) {
+            true => DeviceContent::Unknown,
+            false => DeviceContent::Zeroes,
+        };
+        let Creating { line, log_bytes } = creating;
+        let params = FormatParams {
+            identity: self.new_identity(cluster, &line),
+            size_blocks: line.size_blocks,
+            log_bytes,
+            device_bytes: bytes,
+            content,
+            existing: Existing::Refuse,
+            pool: self.me.pool.clone(),
+        };
+        let store = params.identity.store;
+        let mut ops = Vec::new();
+        match Formatting::new(params, &mut ops) {
+            Ok(formatting) => {
+                let formatting = Box::new(formatting);
+                self.devices.states.insert(
+                    device,
+                    State::Formatting {
+                        formatting,
+                        bytes,
+                        line,
+                    },
+                );
+                Self::note(Some(volume), Happening::StoreCreated { store }, out);
+            }
+            Err(error) => {
+                self.create_failed(volume, create_error(&error), out);
+                out.push(Action::RemoveDevice { device });
+            }
+        }
+        push_ops(device, ops, out);
+    }
+
+    fn new_identity(&mut self, cluster: ClusterId, line: &AssignmentLine) -> StoreIdentity {
+        self.devices.made += 1;
+        // The boot id is 128 random bits; a count within the boot tells its stores apart.
+        let bits = self.me.boot.get().rotate_left(64) ^ u128::from(self.devices.made);
+        StoreIdentity {
+            cluster,
+            volume: line.volume,
+            volume_name: line.name.clone(),
+            server: self.me.server.clone(),
+            store: StoreId::new(bits),
+        }
+    }
+
+    pub(super) fn delete_store(&mut self, now: Instant, volume: VolumeId, out: &mut Vec<Action>) {
+        let Some(replica) = self.volumes.get(&volume) else {
+            if !self.devices.creating.contains_key(&volume) {
+                out.push(Action::TellMaster(ServerToMaster::DeletedStore { volume }));
+            }
+            return;
+        };
+        self.devices.deleting.insert(volume, replica.device());
+        self.with(now, volume, out, |replica, ctx| replica.retire(ctx));
+    }
+
+    /// Removes deleted stores that came to rest.
+    pub(super) fn remove_retired(&mut self, out: &mut Vec<Action>) {
+        let volumes = &self.volumes;
+        let at_rest: Vec<VolumeId> = self
+            .devices
+            .deleting
+            .keys()
+            .filter(|volume| volumes.get(volume).is_none_or(Replica::is_at_rest))
+            .copied()
+            .collect();
+        for volume in at_rest {
+            let device = self.devices.deleting.remove(&volume).expect("just listed");
+            self.volumes.remove(&volume);
+            self.devices.states.remove(&device);
+            out.push(Action::RemoveDevice { device });
+            out.push(Action::TellMaster(ServerToMaster::DeletedStore { volume }));
+        }
+    }
+}
+
+fn create_error(error: &FormatError) -> CreateStoreError {
+    match error {
+        FormatError::DeviceTooSmall { need, have } => CreateStoreError::NoRoom {
+            need: *need,
+            have: *have,
+        },
+        FormatError::BadSize { .. } => CreateStoreError::BadLogSize,
+        FormatError::AlreadyFormatted { .. } | FormatError::LooksFormatted { .. } => {
+            CreateStoreError::Occupied
+        }
+        FormatError::Device(_) | FormatError::SuperblockFull => CreateStoreError::DeviceFailed,
+    }
+}
+
+fn push_ops(device: DeviceKey, ops: Vec<DeviceOp>, out: &mut Vec<Action>) {
+    out.extend(ops.into_iter().map(|op| Action::Device { device, op }));
+}

@@ -1,0 +1,209 @@
+//! The assignment client: registration, heartbeats, and what the master asks for.
+
+use std::time::Duration;
+
+use moorline_types::{ClusterId, Instant, VolumeId};
+use moorline_wire::control::{
+    Heartbeat, MasterToServer, Register, ReplicaRole, ServerToMaster, Serving,
+};
+
+use super::{Action, Node};
+use crate::{journal::Happening, replica::Replica};
+
+/// Between heartbeats until the master says otherwise.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Heartbeats that report a change follow each other no closer than this.
+const CHANGE_GAP: Duration = Duration::from_millis(20);
+
+/// What a change of makes a heartbeat due at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ReportKey {
+    pub(crate) volume: VolumeId,
+    pub(crate) role: ReplicaRole,
+    pub(crate) serving: Serving,
+    pub(crate) in_sync: usize,
+}
+
+/// The connection to the master.
+#[derive(Debug)]
+pub(super) struct MasterLink {
+    state: LinkState,
+    interval: Duration,
+    sequence: u64,
+    next: Instant,
+    last: Instant,
+    keys: Vec<ReportKey>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum LinkState {
+    Down,
+    /// For stores to be opened.
+    Waiting,
+    Registering,
+    Up,
+}
+
+impl Default for MasterLink {
+    fn default() -> Self {
+        Self {
+            state: LinkState::Down,
+            interval: HEARTBEAT,
+            sequence: 0,
+            next: Instant::ZERO,
+            last: Instant::ZERO,
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl MasterLink {
+    pub(super) fn down(&mut self) {
+        self.state = LinkState::Down;
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        (self.state == LinkState::Up).then_some(self.next)
+    }
+
+    /// A replica's role, serving state or set of peers in sync changed: the master hears soon.
+    pub(super) fn note_change(&mut self, now: Instant, key: ReportKey) {
+        match self
+            .keys
+            .iter_mut()
+            .find(|known| known.volume == key.volume)
+        {
+            Some(known) if *known == key => return,
+            Some(known) => *known = key,
+            None => self.keys.push(key),
+        }
+        self.hurry(now);
+    }
+
+    fn hurry(&mut self, now: Instant) {
+        self.next = self.next.min(self.last.after(CHANGE_GAP)).max(now);
+    }
+}
+
+impl Node {
+    pub(super) fn master_up(&mut self, cluster: ClusterId, out: &mut Vec<Action>) {
+        if self.config.cluster.is_some_and(|known| known != cluster) {
+            let reason = "it leads another cluster than this server's";
+            Self::note(
+                None,
+                Happening::MasterRefused {
+                    reason: reason.into(),
+                },
+                out,
+            );
+            return;
+        }
+        self.master.state = LinkState::Waiting;
+        self.register_when_opened(out);
+    }
+
+    /// Registers once every store that was found is open or refused: a registration names them all.
+    pub(super) fn register_when_opened(&mut self, out: &mut Vec<Action>) {
+        if self.master.state != LinkState::Waiting || self.devices.any_opening() {
+            return;
+        }
+        self.master.state = LinkState::Registering;
+        let stores = self
+            .volumes
+            .values()
+            .map(|replica| replica.store_report(&self.me))
+            .collect();
+        let register = Register {
+            server: self.me.server.clone(),
+            boot: self.me.boot,
+            cluster: self.config.cluster,
+            data_addr: self.config.data_addr.clone(),
+            control_addr: self.config.control_addr.clone(),
+            nbd_addr: self.config.nbd_addr.clone(),
+            version: self.config.version.clone(),
+            stores,
+        };
+        out.push(Action::TellMaster(ServerToMaster::Register(register)));
+    }
+
+    pub(super) fn master_said(
+        &mut self,
+        now: Instant,
+        message: MasterToServer,
+        out: &mut Vec<Action>,
+    ) {
+        match message {
+            MasterToServer::Registered {
+                cluster,
+                start: _,
+                heartbeat_ms,
+            } => {
+                self.config.cluster = Some(cluster);
+                self.master.state = LinkState::Up;
+                self.master.interval = Duration::from_millis(u64::from(heartbeat_ms.max(10)));
+                self.master.next = now;
+            }
+            MasterToServer::Refused(refusal) => {
+                let reason = refusal.to_string().into();
+                Self::note(None, Happening::MasterRefused { reason }, out);
+            }
+            MasterToServer::Assignment { line, consent: _ } => {
+                let volume = line.volume;
+                self.with(now, volume, out, |replica, ctx| {
+                    replica.on_assignment(ctx, line)
+                });
+            }
+            // Members' leases keep a volume serving; the master's binds the master alone.
+            MasterToServer::Leases { .. } => {}
+            MasterToServer::CreateStore {
+                line,
+                log_bytes,
+                operation: _,
+            } => {
+                self.create_store(line, log_bytes, out);
+            }
+            MasterToServer::DeleteStore { volume } => self.delete_store(now, volume, out),
+            MasterToServer::ChangeConfigDone {
+                request_id,
+                volume,
+                result,
+            } => {
+                self.with(now, volume, out, |replica, ctx| {
+                    replica.on_change_done(ctx, request_id, result);
+                });
+            }
+        }
+    }
+
+    /// Sends a heartbeat when one is due.
+    pub(super) fn heartbeat(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.master.state != LinkState::Up || now < self.master.next {
+            return;
+        }
+        self.master.last = now;
+        self.master.next = now.after(self.master.interval);
+        self.master.sequence += 1;
+        let volumes = self
+            .volumes
+            .values()
+            .map(|replica| replica.report(&self.me, now))
+            .collect();
+        let heartbeat = Heartbeat {
+            seq: self.master.sequence,
+            sent_ns: now.as_nanos(),
+            volumes,
+        };
+        out.push(Action::TellMaster(ServerToMaster::Heartbeat(heartbeat)));
+    }
+
+    /// Tells the master of a store as soon as it is there.
+    pub(super) fn tell_created(&mut self, replica: &Replica, out: &mut Vec<Action>) {
+        let store = replica.store_report(&self.me);
+        let created = ServerToMaster::CreatedStore {
+            volume: replica.volume(),
+            store,
+        };
+        out.push(Action::TellMaster(created));
+    }
+}

@@ -1,0 +1,267 @@
+use moorline_types::{
+    BlockCount, BootId, ConfigVersion, EpochStart, Member, NoQuorum, OpenCount, StoreId, VolumeId,
+};
+use moorline_wire::{LastShutdown, VoteClaim};
+
+use super::*;
+
+fn server(name: &str) -> ServerId {
+    name.parse().unwrap()
+}
+
+fn store_of(name: &str) -> StoreId {
+    StoreId::new(u128::from(name.as_bytes()[1]))
+}
+
+fn line(policy: Policy, ack: AckPoint, in_sync: &[&str]) -> AssignmentLine {
+    let member = |name: &str| Member {
+        server: server(name),
+        store: Some(store_of(name)),
+        open: OpenCount::new(1),
+        boot: Some(BootId::new(1)),
+        data_addr: String::new(),
+        control_addr: String::new(),
+        nbd_addr: String::new(),
+        endpoint_version: 1,
+    };
+    AssignmentLine {
+        volume: VolumeId::new(1),
+        name: "demo".into(),
+        size_blocks: BlockCount::new(1024),
+        policy,
+        ack,
+        min_copies: 2,
+        epoch: Epoch::new(5, 0),
+        config: ConfigVersion::new(7),
+        primary: Some((server("s1"), BootId::new(1))),
+        members: ["s1", "s2", "s3"].into_iter().map(member).collect(),
+        in_sync: in_sync.iter().map(|name| server(name)).collect(),
+        no_quorum: NoQuorum::Wait,
+        lease_ms: 2000,
+    }
+}
+
+/// A replica whose log has the given (epoch, first LSN) lines and ends at `head`.
+fn facts(name: &str, history: &[(u64, u64)], head: u64) -> ReplicaFacts {
+    let history = history
+        .iter()
+        .map(|&(epoch, first)| EpochStart {
+            epoch: Epoch::new(epoch, 0),
+            first: Lsn::new(first),
+        })
+        .collect();
+    ReplicaFacts {
+        server: server(name),
+        store: store_of(name),
+        open: OpenCount::new(1),
+        boot: BootId::new(1),
+        promised: None,
+        history,
+        head: Lsn::new(head),
+        flushed: Some(Lsn::new(head)),
+        doubtful: None,
+        applied: Lsn::ZERO,
+        checkpoint: Lsn::ZERO,
+        tail: Lsn::ZERO,
+        committed: Lsn::ZERO,
+        acknowledged: Lsn::ZERO,
+        line: None,
+        vote: VoteClaim::Has,
+        image: ImageState::Whole,
+        last_shutdown: LastShutdown::Clean,
+        given_up: Vec::new(),
+    }
+}
+
+fn run(line: &AssignmentLine, own: &ReplicaFacts, answers: &[ReplicaFacts]) -> Decision {
+    run_at(Instant::ZERO, line, own, answers)
+}
+
+fn run_at(
+    now: Instant,
+    line: &AssignmentLine,
+    own: &ReplicaFacts,
+    answers: &[ReplicaFacts],
+) -> Decision {
+    let answers = answers
+        .iter()
+        .map(|facts| (facts.server.clone(), facts.clone()))
+        .collect();
+    let doubt_until = Instant::from_nanos(1_000);
+    decide(Round {
+        line,
+        own,
+        answers: &answers,
+        doubt_until,
+        now,
+    })
+}
+
+fn adoption(decision: Decision) -> Adoption {
+    match decision {
+        Decision::Adopt(adoption) => adoption,
+        Decision::Wait
+        | Decision::WaitForDoubt { .. }
+        | Decision::NewerLine(_)
+        | Decision::Decline(_) => panic!("{decision:?}"),
+    }
+}
+
+fn quorum() -> AssignmentLine {
+    line(Policy::SyncQuorum, AckPoint::Flushed, &["s1", "s2", "s3"])
+}
+
+#[test]
+fn a_quorum_needs_one_more_answer_of_three() {
+    let own = facts("s1", &[(1, 1)], 9);
+    assert_eq!(run(&quorum(), &own, &[]), Decision::Wait);
+    let found = adoption(run(&quorum(), &own, &[facts("s2", &[(1, 1)], 7)]));
+    assert_eq!((found.cut, found.fetch), (None, None));
+}
+
+#[test]
+fn the_best_log_is_the_one_whose_last_record_has_the_highest_epoch() {
+    // s2 holds epoch 4's mark at 8; s1's longer log of epoch 3 is a deposed primary's tail.
+    let own = facts("s1", &[(3, 1)], 20);
+    let better = facts("s2", &[(3, 1), (4, 8)], 9);
+    let found = adoption(run(&quorum(), &own, &[better]));
+    assert_eq!(found.cut, Some(Lsn::new(7)));
+    assert_eq!(found.fetch, LsnRange::new(Lsn::new(7), Lsn::new(9)));
+    assert_eq!(found.sources, [server("s2")]);
+}
+
+#[test]
+fn a_promised_epoch_makes_no_log_better() {
+    let own = facts("s1", &[(3, 1)], 20);
+    let mut other = facts("s2", &[(3, 1)], 9);
+    other.promised = Some(moorline_wire::Promised {
+        epoch: Epoch::new(4, 0),
+        server: server("s2"),
+        boot: BootId::new(1),
+    });
+    let found = adoption(run(&quorum(), &own, &[other]));
+    assert_eq!((found.cut, found.fetch), (None, None));
+}
+
+#[test]
+fn a_wiped_or_rolled_back_store_keeps_its_seat_and_has_no_vote() {
+    let own = facts("s1", &[(1, 1)], 9);
+    let mut wiped = facts("s2", &[], 0);
+    wiped.store = StoreId::new(999);
+    assert_eq!(run(&quorum(), &own, &[wiped]), Decision::Wait);
+    let mut rolled_back = facts("s2", &[(1, 1)], 9);
+    rolled_back.open = OpenCount::new(0);
+    assert_eq!(run(&quorum(), &own, &[rolled_back]), Decision::Wait);
+    let mut copied = facts("s2", &[(1, 1)], 9);
+    copied.boot = BootId::new(2); // the same open counter by another boot: a copy of the image
+    assert_eq!(run(&quorum(), &own, &[copied]), Decision::Wait);
+}
+
+#[test]
+fn sync_all_asks_nobody_else_unless_memory_was_lost() {
+    let own = facts("s1", &[(1, 1)], 9);
+    let flushed = line(Policy::SyncAll, AckPoint::Flushed, &["s1", "s2"]);
+    adoption(run(&flushed, &own, &[]));
+    let without = line(Policy::SyncAll, AckPoint::Flushed, &["s2", "s3"]);
+    assert_eq!(
+        run(&without, &own, &[]),
+        Decision::Decline(DeclineReason::NotInSync)
+    );
+
+    let received = line(Policy::SyncAll, AckPoint::Received, &["s1", "s2"]);
+    adoption(run(&received, &own, &[]));
+    let mut reborn = own.clone();
+    (reborn.boot, reborn.open) = (BootId::new(2), OpenCount::new(2));
+    assert_eq!(run(&received, &reborn, &[]), Decision::Wait);
+    adoption(run(&received, &reborn, &[facts("s2", &[(1, 1)], 9)]));
+}
+
+#[test]
+fn a_newer_line_among_the_answers_starts_again() {
+    let own = facts("s1", &[(1, 1)], 9);
+    let mut other = facts("s2", &[(1, 1)], 9);
+    let mut newer = quorum();
+    newer.config = newer.config.next();
+    other.line = Some(newer.clone());
+    assert_eq!(
+        run(&quorum(), &own, &[other]),
+        Decision::NewerLine(Box::new(newer))
+    );
+}
+
+#[test]
+fn committed_is_the_highest_that_any_answer_proves() {
+    let own = facts("s1", &[(1, 1)], 9);
+    let mut other = facts("s2", &[(1, 1)], 7);
+    other.applied = Lsn::new(6);
+    other.committed = Lsn::new(5);
+    assert_eq!(
+        adoption(run(&quorum(), &own, &[other.clone()])).committed,
+        Lsn::new(6)
+    );
+    other.committed = Lsn::new(10);
+    let missing = DeclineReason::CommittedDataMissing {
+        known: Lsn::new(10),
+        best: Lsn::new(9),
+    };
+    assert_eq!(run(&quorum(), &own, &[other]), Decision::Decline(missing));
+}
+
+#[test]
+fn a_candidate_that_would_cut_what_it_applied_declines() {
+    let mut own = facts("s1", &[(3, 1)], 20);
+    (own.applied, own.committed) = (Lsn::new(8), Lsn::new(8));
+    let better = facts("s2", &[(3, 1), (4, 8)], 9);
+    let reason = DeclineReason::CutBelowApplied {
+        better: server("s2"),
+    };
+    assert_eq!(run(&quorum(), &own, &[better]), Decision::Decline(reason));
+}
+
+#[test]
+fn records_that_nobody_retains_name_who_has_them() {
+    let own = facts("s1", &[(3, 1)], 5);
+    let mut better = facts("s2", &[(3, 1)], 20);
+    better.tail = Lsn::new(6); // exclusive: record 6 is gone
+    let reason = DeclineReason::LacksRecords {
+        better: server("s2"),
+    };
+    assert_eq!(
+        run(&quorum(), &own, &[better.clone()]),
+        Decision::Decline(reason)
+    );
+    better.tail = Lsn::new(5);
+    adoption(run(&quorum(), &own, &[better]));
+}
+
+#[test]
+fn a_doubt_is_waited_for_and_then_given_up() {
+    let own = facts("s1", &[(1, 1)], 9);
+    let mut torn = facts("s2", &[(1, 1)], 7);
+    torn.doubtful = LsnRange::new(Lsn::new(7), Lsn::new(11));
+    let until = Instant::from_nanos(1_000);
+    assert_eq!(
+        run(&quorum(), &own, &[torn.clone()]),
+        Decision::WaitForDoubt { until }
+    );
+    let found = adoption(run_at(until, &quorum(), &own, &[torn.clone()]));
+    assert_eq!(found.given_up, LsnRange::new(Lsn::new(9), Lsn::new(11)));
+    // The third seat's log ends the doubt.
+    let third = facts("s3", &[(1, 1)], 11);
+    let found = adoption(run(&quorum(), &own, &[torn, third]));
+    assert_eq!(found.given_up, None);
+    assert_eq!(found.fetch, LsnRange::new(Lsn::new(9), Lsn::new(11)));
+}
+
+#[test]
+fn at_received_an_acknowledged_record_in_no_log_is_a_loss() {
+    let received = line(Policy::SyncQuorum, AckPoint::Received, &["s1", "s2", "s3"]);
+    let own = facts("s1", &[(1, 1)], 9);
+    let mut other = facts("s2", &[(1, 1)], 9);
+    other.acknowledged = Lsn::new(12);
+    let found = adoption(run(&received, &own, &[other]));
+    assert_eq!(
+        found.volatile_loss,
+        LsnRange::new(Lsn::new(9), Lsn::new(12))
+    );
+}

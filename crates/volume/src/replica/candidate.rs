@@ -1,0 +1,484 @@
+//! Promotion: collect promises, hold the best log, open the epoch with a mark.
+//!
+//! ```text
+//! OwnPromise --(durable, log flushed)--> Collecting --(enough)--> Cutting --> Fetching --> Flushing --> Reign
+//!                                            ^ a newer line: again by that line
+//! ```
+
+use std::{collections::BTreeMap, time::Duration};
+
+use moorline_types::{Instant, Lsn, LsnRange, ServerId};
+use moorline_wal::{Record, decode_records};
+use moorline_wire::{
+    Fetch, FetchOutcome, Fetched, PromiseRefusal, PromiseRefused, PromiseRequest, ReplicaFacts,
+    VolumeHeader, VolumeMessage, control::PromotionFailure,
+};
+
+use super::{Ctx, Reign, Replica, Role, lines::is_promise_of};
+use crate::{
+    journal::{Happening, StepDownReason},
+    lease::Reign as ReignId,
+    node::Peer,
+    promotion::{Adoption, Decision, DeclineReason, Round, decide},
+};
+
+/// Between two requests to a member that has not answered: a few round trips of a slow network.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// One piece of a fetch; small enough that a source answers it within [`FETCH_OVERDUE`].
+const FETCH_BYTES_MAX: u32 = 4 << 20;
+
+/// After this long another source is asked.
+const FETCH_OVERDUE: Duration = Duration::from_millis(500);
+
+/// A server that asks for promises.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub(super) reign: ReignId,
+    answers: BTreeMap<ServerId, ReplicaFacts>,
+    ask_again: BTreeMap<ServerId, Instant>,
+    started: Instant,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    OwnPromise,
+    Collecting {
+        doubt_until: Option<Instant>,
+    },
+    Cutting(Adoption),
+    Fetching {
+        adoption: Adoption,
+        through: Lsn,
+        asked: Option<Asked>,
+        source: usize,
+    },
+    Flushing(Adoption),
+}
+
+/// A piece of the log that is being fetched.
+#[derive(Debug)]
+struct Asked {
+    from: ServerId,
+    range: LsnRange,
+    overdue: Instant,
+}
+
+impl Candidate {
+    pub(super) fn new(now: Instant, reign: ReignId) -> Self {
+        Self {
+            reign,
+            answers: BTreeMap::new(),
+            ask_again: BTreeMap::new(),
+            started: now,
+            phase: Phase::OwnPromise,
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::OwnPromise | Phase::Cutting(_) | Phase::Flushing(_) => None,
+            Phase::Collecting { doubt_until } => {
+                self.ask_again.values().copied().chain(*doubt_until).min()
+            }
+            Phase::Fetching { asked, .. } => asked.as_ref().map(|asked| asked.overdue),
+        }
+    }
+}
+
+impl Replica {
+    pub(super) fn candidate_tick(&mut self, ctx: &mut Ctx<'_>) {
+        self.ask_members(ctx);
+        if let Role::Candidate(candidate) = &mut self.role
+            && let Phase::Fetching { asked, source, .. } = &mut candidate.phase
+            && asked.as_ref().is_some_and(|asked| asked.overdue <= ctx.now)
+        {
+            *asked = None;
+            *source += 1;
+        }
+        self.candidate_progress(ctx);
+    }
+
+    /// Goes on as far as what is durable and answered allows.
+    pub(super) fn candidate_progress(&mut self, ctx: &mut Ctx<'_>) {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let (head, flushed) = (self.store.log().head(), self.store.log().flushed());
+        match &candidate.phase {
+            Phase::OwnPromise => {
+                let promised = self.store.durable().promised.as_ref();
+                if is_promise_of(promised, &candidate.reign) && flushed == head {
+                    candidate.phase = Phase::Collecting { doubt_until: None };
+                    candidate.started = ctx.now;
+                    self.ask_members(ctx);
+                    self.decide_promotion(ctx);
+                }
+            }
+            Phase::Collecting { .. } => self.decide_promotion(ctx),
+            // `candidate_cut` goes on when the cut is durable.
+            Phase::Cutting(_) => {}
+            Phase::Fetching { through, .. } => {
+                if head == *through {
+                    self.candidate_flushes(ctx);
+                } else {
+                    self.fetch_more(ctx);
+                }
+            }
+            Phase::Flushing(_) => {
+                if flushed == head {
+                    self.open_epoch(ctx);
+                }
+            }
+        }
+    }
+
+    /// Asks every member that has not answered and is due to be asked.
+    pub(super) fn ask_members(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(line) = &self.line else { return };
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        if !matches!(candidate.phase, Phase::Collecting { .. }) {
+            return;
+        }
+        let epoch = candidate.reign.epoch;
+        let request = PromiseRequest {
+            server: ctx.me.server.clone(),
+            boot: ctx.me.boot,
+            line: line.clone(),
+        };
+        let mut asked = Vec::new();
+        for member in &line.members {
+            let due = candidate
+                .ask_again
+                .get(&member.server)
+                .is_none_or(|&due| due <= ctx.now);
+            if member.server == ctx.me.server
+                || candidate.answers.contains_key(&member.server)
+                || !due
+            {
+                continue;
+            }
+            candidate
+                .ask_again
+                .insert(member.server.clone(), ctx.now.after(ASK_AGAIN));
+            asked.extend(ctx.links.dialed(&member.server));
+        }
+        let mut header = self.header(0, epoch);
+        header.config = line.config;
+        for link in asked {
+            self.send(
+                ctx,
+                link,
+                header,
+                VolumeMessage::PromiseRequest(Box::new(request.clone())),
+            );
+        }
+    }
+
+    /// A connection to a member stands: ask at once.
+    pub(super) fn candidate_link_up(&mut self, ctx: &mut Ctx<'_>, server: &ServerId) {
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.ask_again.remove(server);
+            self.ask_members(ctx);
+        }
+    }
+
+    pub(super) fn on_promise(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        from: &Peer,
+        header: VolumeHeader,
+        facts: ReplicaFacts,
+    ) {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let ours = header.epoch == candidate.reign.epoch
+            && facts.server == from.server
+            && facts.boot == from.boot
+            && facts.promised.as_ref().is_some_and(|promised| {
+                promised.epoch == candidate.reign.epoch
+                    && promised.server == candidate.reign.server
+                    && promised.boot == candidate.reign.boot
+            });
+        if !ours {
+            return;
+        }
+        candidate.ask_again.remove(&from.server);
+        candidate.answers.insert(from.server.clone(), facts);
+        self.candidate_progress(ctx);
+    }
+
+    pub(super) fn on_promise_refused(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        from: &Peer,
+        header: VolumeHeader,
+        refused: PromiseRefused,
+    ) {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        if header.epoch != candidate.reign.epoch {
+            return;
+        }
+        match refused.reason {
+            PromiseRefusal::Promised(promised) if promised.epoch > candidate.reign.epoch => {
+                self.step_down(ctx, StepDownReason::HigherEpoch(promised.epoch));
+            }
+            PromiseRefusal::Promised(_) => self.step_down(ctx, StepDownReason::EpochConflict),
+            PromiseRefusal::OlderConfig(line) => {
+                self.on_line_shown(ctx, &line);
+                if let Role::Candidate(candidate) = &mut self.role {
+                    candidate.ask_again.remove(&from.server);
+                    self.ask_members(ctx);
+                }
+            }
+            PromiseRefusal::LeaseRunning
+            | PromiseRefusal::JustStarted
+            | PromiseRefusal::NoVote
+            | PromiseRefusal::InsaneEpoch
+            | PromiseRefusal::UnknownVolume
+            | PromiseRefusal::DeviceFailed => {
+                let wait = refused.wait_ms.map_or(ASK_AGAIN, Duration::from_millis);
+                let again = ctx.now.after(wait.max(Duration::from_millis(1)));
+                candidate.ask_again.insert(from.server.clone(), again);
+            }
+        }
+    }
+
+    fn decide_promotion(&mut self, ctx: &mut Ctx<'_>) {
+        let own = self.facts(ctx.me);
+        let Some(line) = self.line.clone() else {
+            return;
+        };
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let doubt_until = candidate.started.after(self.lease.term * 2);
+        let round = Round {
+            line: &line,
+            own: &own,
+            answers: &candidate.answers,
+            doubt_until,
+            now: ctx.now,
+        };
+        match decide(round) {
+            Decision::Wait => {}
+            Decision::WaitForDoubt { until } => {
+                candidate.phase = Phase::Collecting {
+                    doubt_until: Some(until),
+                };
+            }
+            Decision::NewerLine(newer) => {
+                candidate.answers.clear();
+                candidate.ask_again.clear();
+                self.on_line_shown(ctx, &newer);
+                self.ask_members(ctx);
+            }
+            Decision::Decline(reason) => self.decline(ctx, reason),
+            Decision::Adopt(adoption) => self.adopt(ctx, adoption),
+        }
+    }
+
+    pub(super) fn decline(&mut self, ctx: &mut Ctx<'_>, reason: DeclineReason) {
+        let Some(epoch) = self.leading_epoch() else {
+            return;
+        };
+        let (failure, better) = match &reason {
+            DeclineReason::NoVote(_) => (PromotionFailure::NoVote, None),
+            DeclineReason::NotInSync => (PromotionFailure::CannotFetch, None),
+            DeclineReason::CutBelowApplied { better } => {
+                (PromotionFailure::NeedsRebuild, Some(better.clone()))
+            }
+            DeclineReason::LacksRecords { better } => {
+                (PromotionFailure::CannotFetch, Some(better.clone()))
+            }
+            DeclineReason::CommittedDataMissing { .. } => {
+                (PromotionFailure::CommittedDataMissing, None)
+            }
+        };
+        self.note(ctx, Happening::PromotionDeclined { epoch, reason });
+        self.tell_promotion_failed(ctx, epoch, failure, better);
+        self.step_down(ctx, StepDownReason::Declined);
+    }
+
+    fn adopt(&mut self, ctx: &mut Ctx<'_>, adoption: Adoption) {
+        if let Some(range) = adoption.given_up {
+            self.note(ctx, Happening::DoubtGivenUp { range });
+        }
+        let cut = adoption.cut;
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        candidate.phase = Phase::Cutting(adoption);
+        match cut {
+            None => self.start_fetching(ctx),
+            Some(through) => {
+                if self.store.cut(through).is_err() {
+                    let better = ctx.me.server.clone();
+                    self.decline(ctx, DeclineReason::CutBelowApplied { better });
+                }
+            }
+        }
+    }
+
+    /// The cut of its own log is durable.
+    pub(super) fn candidate_cut(&mut self, ctx: &mut Ctx<'_>, through: Lsn) {
+        if let Role::Candidate(candidate) = &self.role
+            && let Phase::Cutting(adoption) = &candidate.phase
+            && adoption.cut == Some(through)
+        {
+            self.start_fetching(ctx);
+        }
+    }
+
+    fn start_fetching(&mut self, ctx: &mut Ctx<'_>) {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let Phase::Cutting(adoption) = &candidate.phase else {
+            return;
+        };
+        let adoption = adoption.clone();
+        match adoption.fetch {
+            None => candidate.phase = Phase::Flushing(adoption),
+            Some(range) => {
+                candidate.phase = Phase::Fetching {
+                    adoption,
+                    through: range.through(),
+                    asked: None,
+                    source: 0,
+                };
+            }
+        }
+        self.candidate_progress(ctx);
+    }
+
+    fn candidate_flushes(&mut self, ctx: &mut Ctx<'_>) {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        if let Phase::Fetching { adoption, .. } = &candidate.phase {
+            candidate.phase = Phase::Flushing(adoption.clone());
+            self.candidate_progress(ctx);
+        }
+    }
+
+    fn fetch_more(&mut self, ctx: &mut Ctx<'_>) {
+        let head = self.store.log().head();
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let epoch = candidate.reign.epoch;
+        let Phase::Fetching {
+            adoption,
+            through,
+            asked,
+            source,
+        } = &mut candidate.phase
+        else {
+            return;
+        };
+        if asked.is_some() {
+            return;
+        }
+        let from = adoption.sources[*source % adoption.sources.len()].clone();
+        let range = LsnRange::new(head, *through).expect("the head is below what is fetched");
+        let overdue = ctx.now.after(FETCH_OVERDUE);
+        *asked = Some(Asked {
+            from: from.clone(),
+            range,
+            overdue,
+        });
+        if let Some(link) = ctx.links.dialed(&from) {
+            let header = self.header(0, epoch);
+            let fetch = Fetch {
+                range,
+                bytes_max: FETCH_BYTES_MAX,
+            };
+            self.send(ctx, link, header, VolumeMessage::Fetch(fetch));
+        }
+    }
+
+    pub(super) fn on_fetched(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        from: &Peer,
+        header: VolumeHeader,
+        fetched: Fetched,
+    ) {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let Phase::Fetching {
+            asked,
+            source,
+            through,
+            ..
+        } = &mut candidate.phase
+        else {
+            return;
+        };
+        let expected = asked
+            .as_ref()
+            .is_some_and(|asked| asked.from == from.server && asked.range == fetched.range);
+        if !expected || header.epoch != candidate.reign.epoch {
+            return;
+        }
+        *asked = None;
+        let through = *through;
+        let payload = fetched.payload.into_contiguous(&ctx.me.pool);
+        let records = match fetched.outcome {
+            FetchOutcome::Records => {
+                decode_records(self.volume, &fetched.headers, &payload).unwrap_or_default()
+            }
+            FetchOutcome::NotRetained | FetchOutcome::Damaged => Vec::new(),
+        };
+        if records.is_empty() {
+            *source += 1;
+        }
+        for record in records {
+            let next = self.store.log().head().next();
+            if record.lsn() != next || next > through || self.store.append(record).is_err() {
+                break;
+            }
+        }
+        self.candidate_progress(ctx);
+    }
+
+    /// The best log is held, durably: the mark opens the epoch.
+    fn open_epoch(&mut self, ctx: &mut Ctx<'_>) {
+        let Role::Candidate(candidate) = &self.role else {
+            return;
+        };
+        let Phase::Flushing(adoption) = &candidate.phase else {
+            return;
+        };
+        let (id, adoption) = (candidate.reign.clone(), adoption.clone());
+        self.store.set_committed(adoption.committed);
+        let mark = self.store.log().head().next();
+        let record = Record::epoch_mark(self.volume, id.epoch, mark);
+        if self.store.append(record).is_err() {
+            self.step_down(ctx, StepDownReason::DeviceFailed);
+            return;
+        }
+        self.note(
+            ctx,
+            Happening::EpochOpened {
+                epoch: id.epoch,
+                mark,
+            },
+        );
+        if let Some(range) = adoption.volatile_loss {
+            self.note(ctx, Happening::VolatileTailLost { range });
+        }
+        let (open, volume) = (self.store.open_count(), self.volume);
+        let reign = Reign::new(ctx, (volume, open), id, mark, adoption.volatile_loss);
+        self.role = Role::Reign(Box::new(reign));
+        self.reign_begins(ctx);
+    }
+}

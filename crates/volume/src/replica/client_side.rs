@@ -1,0 +1,88 @@
+//! Clients of a primary: the gate that the desk works behind.
+
+use moorline_blockvol::{ReadFault, ReadToken, Segment, StatusRun};
+use moorline_types::{BlockCount, Epoch};
+
+use super::{Ctx, Replica, Role};
+use crate::{
+    client::{ClientError, ClientId, ClientReply, ClientRequest},
+    desk::{Gate, Permission},
+    journal::Happening,
+    node::Action,
+};
+
+impl Replica {
+    /// A client asks for something.
+    pub(crate) fn on_client_request(&mut self, ctx: &mut Ctx<'_>, request: ClientRequest) {
+        match &self.role {
+            Role::Reign(_) => self.desk.take(ctx.now, request),
+            Role::Idle | Role::Follower(_) | Role::Candidate(_) => {
+                ctx.out.push(Action::Reply {
+                    client: request.client,
+                    request: request.request,
+                    reply: ClientReply::Failed(ClientError::NotPrimary),
+                });
+            }
+        }
+    }
+
+    pub(crate) fn on_client_left(&mut self, client: ClientId) {
+        self.desk.drop_client(client);
+    }
+
+    pub(super) fn on_client_read(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        token: ReadToken,
+        result: Result<Vec<Segment>, ReadFault>,
+    ) {
+        if let Err(ReadFault::Damaged { block, .. }) = &result {
+            self.note(ctx, Happening::DamagedBlock { block: *block });
+        }
+        let gate = self.gate(ctx);
+        self.desk.read_done(&gate, token, result, ctx.out);
+    }
+
+    pub(super) fn on_client_status(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        token: ReadToken,
+        result: Result<Vec<StatusRun>, ReadFault>,
+    ) {
+        let gate = self.gate(ctx);
+        self.desk.status_done(&gate, token, result, ctx.out);
+    }
+
+    pub(super) fn run_desk(&mut self, ctx: &mut Ctx<'_>) {
+        if self.desk.is_idle() {
+            return;
+        }
+        let gate = self.gate(ctx);
+        self.desk
+            .run(&gate, &mut self.store, &mut self.ops, ctx.out);
+    }
+
+    /// What is allowed right now. Every answer passes a gate of its own instant (`INV-8`).
+    fn gate(&self, ctx: &Ctx<'_>) -> Gate {
+        let serves = match &self.role {
+            Role::Reign(reign) => reign.serves(),
+            Role::Idle | Role::Follower(_) | Role::Candidate(_) => false,
+        };
+        let healthy = self.store.failed().is_none();
+        let may_answer = serves && healthy && self.lease_is_live(ctx);
+        let may_order = may_answer && self.log_has_room() && self.policy_can_be_met(ctx);
+        let (acknowledgeable, committed) = self.reach();
+        Gate {
+            volume: self.volume,
+            epoch: self.leading_epoch().unwrap_or(Epoch::ZERO),
+            size: self
+                .line
+                .as_ref()
+                .map_or(BlockCount::new(0), |line| line.size_blocks),
+            may_answer: Permission::when(may_answer),
+            may_order: Permission::when(may_order),
+            acknowledgeable,
+            committed,
+        }
+    }
+}

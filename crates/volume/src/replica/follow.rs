@@ -1,0 +1,374 @@
+//! The receiving side: takes records of exactly the promised reign, in order, without gaps.
+
+use moorline_types::{Instant, Lsn};
+use moorline_wal::decode_records;
+use moorline_wire::{
+    Ack, Commit, Handshake, Message, NeedRecords, Records, Refused, RefusedReason, StreamEndReason,
+    StreamEnded, Truncate, TruncationRecorded, VolumeHeader, VolumeMessage,
+};
+
+use super::{Ctx, Replica, Role, Then, lines::is_promise_of};
+use crate::{
+    lease::Reign as ReignId,
+    node::{Action, LinkId, Peer},
+};
+
+/// A replica that follows the reign that it promised.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(super) reign: ReignId,
+    session: Option<Session>,
+    owes: Owes,
+}
+
+/// A primary's stream.
+#[derive(Clone, Copy, Debug)]
+struct Session {
+    number: u64,
+    link: LinkId,
+    /// The cut that is being made, if one is.
+    cutting: Option<Lsn>,
+    /// The gap that was named to the primary; said once until it is filled.
+    asked_after: Option<Lsn>,
+}
+
+/// Whether the primary is to hear of the frontiers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owes {
+    Nothing,
+    Ack,
+}
+
+impl Follower {
+    pub(super) fn new(reign: ReignId) -> Self {
+        Self {
+            reign,
+            session: None,
+            owes: Owes::Nothing,
+        }
+    }
+
+    pub(super) fn owes_ack(&mut self) {
+        self.owes = Owes::Ack;
+    }
+
+    /// The connection of the live stream.
+    pub(super) fn link(&self) -> Option<LinkId> {
+        self.session.map(|session| session.link)
+    }
+}
+
+impl Replica {
+    /// Lets in what the promised primary sends, and tells everybody else why not.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, which changed nothing.
+    pub(super) fn admit_primary(
+        &self,
+        from: &Peer,
+        header: VolumeHeader,
+    ) -> Result<(), RefusedReason> {
+        let durable = self.store.durable();
+        let promised = durable.promised.as_ref();
+        let have = durable.promised_epoch();
+        let config = durable.line_version().1;
+        // A higher promise that is on its way counts already: nothing lower is taken from here on.
+        let shown = self.store.pending().promised_epoch();
+        if header.epoch < have || header.epoch < shown {
+            let line = self.line.clone().map(Box::new);
+            return Err(RefusedReason::Stale {
+                epoch: shown.max(have),
+                config,
+                line,
+            });
+        }
+        if header.epoch > have {
+            return Err(RefusedReason::Ahead {
+                epoch: have,
+                config,
+            });
+        }
+        let owner = ReignId {
+            epoch: header.epoch,
+            server: from.server.clone(),
+            boot: from.boot,
+        };
+        if !is_promise_of(promised, &owner) {
+            return Err(RefusedReason::Conflict {
+                epoch: header.epoch,
+            });
+        }
+        if self.store.failed().is_some() {
+            return Err(RefusedReason::DeviceFailed);
+        }
+        match &self.role {
+            Role::Follower(follower) if follower.reign == owner => Ok(()),
+            Role::Follower(_) | Role::Idle | Role::Candidate(_) | Role::Reign(_) => {
+                Err(RefusedReason::WrongRole)
+            }
+        }
+    }
+
+    pub(super) fn refuse(
+        &self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        header: VolumeHeader,
+        reason: RefusedReason,
+    ) {
+        let reply = self.header(header.session, self.store.durable().promised_epoch());
+        let body = VolumeMessage::Refused(Refused { reason });
+        ctx.out.push(Action::Send {
+            link,
+            message: Message::Volume(reply, body),
+        });
+    }
+
+    pub(super) fn on_handshake(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        from: &Peer,
+        header: VolumeHeader,
+        handshake: &Handshake,
+    ) {
+        if let Err(reason) = self.admit_primary(from, header) {
+            self.refuse(ctx, link, header, reason);
+            return;
+        }
+        self.on_line_shown(ctx, &handshake.line);
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        follower.session = Some(Session {
+            number: header.session,
+            link,
+            cutting: None,
+            asked_after: None,
+        });
+        let facts = self.facts(ctx.me);
+        let reply = self.header(header.session, header.epoch);
+        self.send(
+            ctx,
+            link,
+            reply,
+            VolumeMessage::HandshakeAck(Box::new(facts)),
+        );
+    }
+
+    /// The live session that a primary's message belongs to; refuses what does not.
+    fn session_of(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        from: &Peer,
+        header: VolumeHeader,
+    ) -> Option<&mut Session> {
+        if let Err(reason) = self.admit_primary(from, header) {
+            self.refuse(ctx, link, header, reason);
+            return None;
+        }
+        let session = match &mut self.role {
+            Role::Follower(follower) => follower.session.as_mut(),
+            Role::Idle | Role::Candidate(_) | Role::Reign(_) => None,
+        };
+        // A message of an ended session: late, harmless, not worth a word.
+        session.filter(|session| session.number == header.session && session.link == link)
+    }
+
+    pub(super) fn on_truncate(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        from: &Peer,
+        header: VolumeHeader,
+        truncate: Truncate,
+    ) {
+        let Some(session) = self.session_of(ctx, link, from, header) else {
+            return;
+        };
+        session.cutting = Some(truncate.through);
+        if self.store.log().head() == truncate.through {
+            self.truncation_recorded(ctx, truncate.through);
+            return;
+        }
+        if self.store.cut(truncate.through).is_err() {
+            self.refuse(ctx, link, header, RefusedReason::WrongRole);
+        }
+    }
+
+    pub(super) fn truncation_recorded(&mut self, ctx: &mut Ctx<'_>, through: Lsn) {
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        let Some(session) = &mut follower.session else {
+            return;
+        };
+        if session.cutting != Some(through) {
+            return;
+        }
+        session.cutting = None;
+        let (number, link, epoch) = (session.number, session.link, follower.reign.epoch);
+        let head = self.store.log().head();
+        let header = self.header(number, epoch);
+        let body = VolumeMessage::TruncationRecorded(TruncationRecorded { through, head });
+        self.send(ctx, link, header, body);
+    }
+
+    pub(super) fn on_records(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        from: &Peer,
+        header: VolumeHeader,
+        records: Records,
+    ) {
+        let head = self.store.log().head();
+        let Some(session) = self.session_of(ctx, link, from, header) else {
+            return;
+        };
+        if session.cutting.is_some() {
+            return; // what the cut will leave behind is not known yet
+        }
+        if records.previous > head {
+            let news = session.asked_after != Some(head);
+            session.asked_after = Some(head);
+            if news {
+                let reply = self.header(header.session, header.epoch);
+                let body = VolumeMessage::NeedRecords(NeedRecords { after: head });
+                self.send(ctx, link, reply, body);
+            }
+            return;
+        }
+        let payload = records.payload.into_contiguous(&ctx.me.pool);
+        let Ok(decoded) = decode_records(self.volume, &records.headers, &payload) else {
+            self.refuse(ctx, link, header, RefusedReason::Corrupt);
+            return;
+        };
+        let ascends = decoded
+            .first()
+            .is_none_or(|first| first.lsn() == records.previous.next());
+        if !ascends {
+            self.refuse(ctx, link, header, RefusedReason::Corrupt);
+            return;
+        }
+        for record in decoded {
+            let head = self.store.log().head();
+            if record.lsn() <= head {
+                // Held already. Anything else at that place would be a divergence that the
+                // handshake has ruled out.
+                let same = self.store.log().epoch_of(record.lsn());
+                if same.is_some_and(|epoch| epoch != record.epoch()) {
+                    let lsn = record.lsn();
+                    self.refuse(ctx, link, header, RefusedReason::Diverged { lsn });
+                    return;
+                }
+                continue;
+            }
+            if self.store.append(record).is_err() {
+                break; // no room: the primary sends it again when it is asked to
+            }
+        }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.owes = Owes::Ack;
+            if let Some(session) = &mut follower.session {
+                session.asked_after = None;
+            }
+        }
+        self.take_commit(records.committed, records.acknowledged);
+    }
+
+    pub(super) fn on_commit(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        from: &Peer,
+        header: VolumeHeader,
+        commit: Commit,
+    ) {
+        if self
+            .session_of(ctx, link, from, header)
+            .is_some_and(|s| s.cutting.is_none())
+        {
+            self.take_commit(commit.committed, commit.acknowledged);
+        }
+    }
+
+    /// A replica's committed point is what was announced, through its own head.
+    fn take_commit(&mut self, committed: Lsn, acknowledged: Lsn) {
+        let head = self.store.log().head();
+        self.store.set_committed(committed.min(head));
+        self.acknowledged = self.acknowledged.max(acknowledged);
+    }
+
+    pub(super) fn on_stream_ended(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        from: &Peer,
+        header: VolumeHeader,
+        ended: StreamEnded,
+    ) {
+        if self.session_of(ctx, link, from, header).is_none() {
+            return;
+        }
+        match ended.reason {
+            StreamEndReason::NeedsRebuild => {
+                let ticket = self.store.persist(|durable| durable.needs_rebuild = true);
+                self.persists.push_back((ticket, Then::Nothing));
+            }
+            StreamEndReason::FellBehind
+            | StreamEndReason::TooSlow
+            | StreamEndReason::Superseded
+            | StreamEndReason::Deposed
+            | StreamEndReason::CommittedDataMissing => {}
+        }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.session = None;
+        }
+    }
+
+    /// Tells the primary the contiguous frontiers; once per batch, and only news.
+    pub(super) fn acknowledge(&mut self, ctx: &mut Ctx<'_>) {
+        let frontiers = self.store.frontiers();
+        let healthy = self.store.failed().is_none();
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        let Some(session) = follower.session else {
+            return;
+        };
+        let due = follower.owes == Owes::Ack && session.cutting.is_none() && healthy;
+        if !due {
+            return;
+        }
+        follower.owes = Owes::Nothing;
+        let ack = Ack {
+            received: frontiers.head,
+            flushed: frontiers.flushed,
+            applied: frontiers.applied,
+            checkpoint: frontiers.checkpoint,
+            tail: frontiers.tail,
+        };
+        let epoch = follower.reign.epoch;
+        let header = self.header(session.number, epoch);
+        self.send(ctx, session.link, header, VolumeMessage::Ack(ack));
+    }
+
+    /// Whether this member says that it still follows a primary.
+    pub(super) fn follows(&self, now: Instant) -> Option<&ReignId> {
+        match &self.role {
+            Role::Follower(follower) if self.grants.running(now).is_some() => Some(&follower.reign),
+            Role::Follower(_) | Role::Idle | Role::Candidate(_) | Role::Reign(_) => None,
+        }
+    }
+
+    pub(super) fn follower_link_down(&mut self, link: LinkId) {
+        if let Role::Follower(follower) = &mut self.role
+            && follower.link() == Some(link)
+        {
+            follower.session = None;
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Assignment lines and promises: who may lead, and what this member gave its word for.
+
+use moorline_blockvol::PromiseRecord;
+use moorline_types::{AssignmentLine, Epoch, Instant};
+use moorline_wire::{
+    ImageState, LeaseAsked, LeaseGranted, LeaseRefusal, LeaseRefused, PromiseRefusal,
+    PromiseRefused, PromiseRequest, Promised, VolumeHeader, VolumeMessage,
+};
+
+use super::{Candidate, Ctx, Follower, Me, Replica, Role, Then, lease_term};
+use crate::{
+    journal::{Happening, LineRefusal, StepDownReason},
+    lease::{GrantRefusal, LeaseTiming, Reign as ReignId},
+    node::{LinkId, Peer},
+    promotion::Vote,
+};
+
+/// A promise that must wait for a granted lease, or for the silence after a restart.
+#[derive(Debug)]
+pub(crate) struct PendingPromise {
+    reign: ReignId,
+    reply_to: Option<LinkId>,
+    due: Instant,
+}
+
+impl PendingPromise {
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+}
+
+impl Replica {
+    /// The master published a line about this volume.
+    pub(crate) fn on_assignment(&mut self, ctx: &mut Ctx<'_>, line: AssignmentLine) {
+        match self.judge_line(&line) {
+            LineVerdict::Same => {}
+            LineVerdict::Refused(reason) => {
+                self.note(ctx, Happening::LineRefused { reason });
+                return;
+            }
+            LineVerdict::Newer => self.take_line(ctx, line.clone()),
+        }
+        self.act_on_line(ctx, &line);
+    }
+
+    /// A peer of the promised reign showed a line.
+    pub(super) fn on_line_shown(&mut self, ctx: &mut Ctx<'_>, line: &AssignmentLine) {
+        if self.judge_line(line) == LineVerdict::Newer {
+            self.take_line(ctx, line.clone());
+        }
+    }
+
+    fn judge_line(&self, line: &AssignmentLine) -> LineVerdict {
+        let Some(known) = &self.line else {
+            return LineVerdict::Newer;
+        };
+        if known.epoch.jump_is_insane(line.epoch) {
+            return LineVerdict::Refused(LineRefusal::InsaneEpoch);
+        }
+        match line.version().cmp(&known.version()) {
+            std::cmp::Ordering::Less => LineVerdict::Refused(LineRefusal::Stale),
+            std::cmp::Ordering::Greater => LineVerdict::Newer,
+            std::cmp::Ordering::Equal if line == known => LineVerdict::Same,
+            std::cmp::Ordering::Equal => LineVerdict::Refused(LineRefusal::Conflict),
+        }
+    }
+
+    /// Takes over a newer line; nothing was changed before it was judged.
+    fn take_line(&mut self, ctx: &mut Ctx<'_>, line: AssignmentLine) {
+        self.grants.show(line.epoch);
+        self.note(
+            ctx,
+            Happening::LineTaken {
+                epoch: line.epoch,
+                config: line.config,
+                primary: line.primary.as_ref().map(|(server, _)| server.clone()),
+            },
+        );
+        self.lease = LeaseTiming::of_term(lease_term(&line));
+        self.grants.set_term(lease_term(&line));
+        let durable_copy = line.clone();
+        let ticket = self
+            .store
+            .persist(|durable| durable.line = Some(durable_copy));
+        self.persists.push_back((ticket, Then::Nothing));
+        let epoch = line.epoch;
+        self.line = Some(line);
+        if self.leading_epoch().is_some_and(|leading| leading < epoch) {
+            self.step_down(ctx, StepDownReason::HigherEpoch(epoch));
+        }
+        self.line_changed(ctx);
+    }
+
+    /// Leads, follows or waits, as the line in force says.
+    fn act_on_line(&mut self, ctx: &mut Ctx<'_>, line: &AssignmentLine) {
+        let Some((server, boot)) = line.primary.clone() else {
+            return;
+        };
+        let reign = ReignId {
+            epoch: line.epoch,
+            server,
+            boot,
+        };
+        if reign.server == ctx.me.server {
+            // Another boot of this server is a predecessor: never go on in its epoch.
+            let is_new =
+                line.epoch > self.led && line.epoch >= self.store.pending().promised_epoch();
+            if reign.boot == ctx.me.boot && is_new {
+                self.stand(ctx, reign);
+            }
+            return;
+        }
+        if reign.epoch > self.store.pending().promised_epoch() {
+            self.raise(ctx, reign, None);
+        }
+    }
+
+    /// Becomes a candidate: its own promise comes first.
+    fn stand(&mut self, ctx: &mut Ctx<'_>, reign: ReignId) {
+        self.led = reign.epoch;
+        self.note(ctx, Happening::PromotionStarted { epoch: reign.epoch });
+        self.role = Role::Candidate(Box::new(Candidate::new(ctx.now, reign.clone())));
+        if let Vote::DoesNot(reason) = self.own_vote(ctx.me) {
+            self.decline(ctx, crate::promotion::DeclineReason::NoVote(reason));
+            return;
+        }
+        self.want_members(ctx);
+        self.raise(ctx, reign, None);
+    }
+
+    /// The epoch that this replica leads or tries to lead.
+    pub(super) fn leading_epoch(&self) -> Option<Epoch> {
+        match &self.role {
+            Role::Candidate(candidate) => Some(candidate.reign.epoch),
+            Role::Reign(reign) => Some(reign.id.epoch),
+            Role::Idle | Role::Follower(_) => None,
+        }
+    }
+
+    /// Promises `reign`, as soon as the leases granted to others have run out.
+    fn raise(&mut self, ctx: &mut Ctx<'_>, reign: ReignId, reply_to: Option<LinkId>) {
+        self.grants.show(reign.epoch);
+        if self
+            .leading_epoch()
+            .is_some_and(|leading| leading < reign.epoch)
+        {
+            self.step_down(ctx, StepDownReason::HigherEpoch(reign.epoch));
+        }
+        self.stop_following_below(reign.epoch);
+        let due = self.grants.may_promise_at(&reign);
+        if ctx.now < due {
+            if let Some(link) = reply_to {
+                self.refuse_promise_for_now(ctx, link, &reign, due);
+            }
+            let outranked = self
+                .pending_promise
+                .as_ref()
+                .is_some_and(|pending| pending.reign.epoch > reign.epoch);
+            if !outranked {
+                self.pending_promise = Some(PendingPromise {
+                    reign,
+                    reply_to,
+                    due,
+                });
+            }
+            return;
+        }
+        let already = is_promise_of(self.store.pending().promised.as_ref(), &reign);
+        if !already {
+            let record = PromiseRecord {
+                epoch: reign.epoch,
+                server: reign.server.clone(),
+                boot: reign.boot,
+            };
+            let ticket = self
+                .store
+                .persist(|durable| durable.promised = Some(record));
+            self.persists
+                .push_back((ticket, Then::Promised(reign.clone())));
+            self.owed.clear();
+        }
+        self.owed.extend(reply_to);
+        if already && is_promise_of(self.store.durable().promised.as_ref(), &reign) {
+            self.on_promise_persisted(ctx, &reign);
+        }
+    }
+
+    /// From here on nothing of a lower epoch is taken.
+    fn stop_following_below(&mut self, epoch: Epoch) {
+        if let Role::Follower(follower) = &self.role
+            && follower.reign.epoch < epoch
+        {
+            self.role = Role::Idle;
+        }
+    }
+
+    pub(super) fn retry_pending_promise(&mut self, ctx: &mut Ctx<'_>) {
+        if self
+            .pending_promise
+            .as_ref()
+            .is_some_and(|pending| pending.due <= ctx.now)
+        {
+            let pending = self.pending_promise.take().expect("just looked at");
+            if pending.reign.epoch >= self.store.pending().promised_epoch() {
+                self.raise(ctx, pending.reign, pending.reply_to);
+            }
+        }
+    }
+
+    pub(super) fn on_promise_persisted(&mut self, ctx: &mut Ctx<'_>, reign: &ReignId) {
+        if !is_promise_of(self.store.pending().promised.as_ref(), reign) {
+            return; // a higher one is on its way
+        }
+        self.note(
+            ctx,
+            Happening::Promised {
+                epoch: reign.epoch,
+                to: reign.server.clone(),
+            },
+        );
+        let leads = self.leading_epoch() == Some(reign.epoch);
+        if !leads && reign.server != ctx.me.server {
+            let follows =
+                matches!(&self.role, Role::Follower(follower) if follower.reign == *reign);
+            if !follows {
+                self.role = Role::Follower(Follower::new(reign.clone()));
+            }
+        }
+        self.settle_promises(ctx);
+        self.candidate_progress(ctx);
+    }
+
+    /// Answers candidates whose promise is durable, once what is in memory is durable too.
+    pub(super) fn settle_promises(&mut self, ctx: &mut Ctx<'_>) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let (durable, pending) = (self.store.durable(), self.store.pending());
+        let settled = durable.promised == pending.promised;
+        let log = self.store.log();
+        if !settled || log.flushed() < log.head() || self.store.failed().is_some() {
+            return;
+        }
+        let epoch = durable.promised_epoch();
+        let facts = self.facts(ctx.me);
+        for link in std::mem::take(&mut self.owed) {
+            let header = self.header(0, epoch);
+            self.send(
+                ctx,
+                link,
+                header,
+                VolumeMessage::Promise(Box::new(facts.clone())),
+            );
+        }
+    }
+
+    /// A candidate asks for this member's promise.
+    pub(super) fn on_promise_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        from: &Peer,
+        header: VolumeHeader,
+        request: &PromiseRequest,
+    ) {
+        let reign = ReignId {
+            epoch: header.epoch,
+            server: request.server.clone(),
+            boot: request.boot,
+        };
+        if reign.server != from.server || reign.boot != from.boot {
+            self.refuse_peer(ctx, from, "it asks for a promise in another's name");
+            return;
+        }
+        if let Some(reason) = self.promise_refusal(&reign, header, request) {
+            if matches!(
+                reason,
+                PromiseRefusal::Promised(_) | PromiseRefusal::InsaneEpoch
+            ) {
+                self.refuse_peer(ctx, from, "its epoch was given to another, or is stale");
+            }
+            let refused = PromiseRefused {
+                reason,
+                wait_ms: None,
+            };
+            let header = self.header(0, header.epoch);
+            self.send(ctx, link, header, VolumeMessage::PromiseRefused(refused));
+            return;
+        }
+        self.on_line_shown(ctx, &request.line);
+        self.raise(ctx, reign, Some(link));
+    }
+
+    fn promise_refusal(
+        &self,
+        reign: &ReignId,
+        header: VolumeHeader,
+        request: &PromiseRequest,
+    ) -> Option<PromiseRefusal> {
+        let promised = self.store.pending().promised.as_ref();
+        let newest = promised.map_or(Epoch::ZERO, |promise| promise.epoch).max(
+            self.pending_promise
+                .as_ref()
+                .map_or(Epoch::ZERO, |pending| pending.reign.epoch),
+        );
+        if let Some(promise) = promised
+            && (promise.epoch > reign.epoch
+                || (promise.epoch == reign.epoch && !is_promise_of(Some(promise), reign)))
+        {
+            return Some(PromiseRefusal::Promised(Promised {
+                epoch: promise.epoch,
+                server: promise.server.clone(),
+                boot: promise.boot,
+            }));
+        }
+        if newest.jump_is_insane(reign.epoch) {
+            return Some(PromiseRefusal::InsaneEpoch);
+        }
+        if let Some(line) = &self.line
+            && (header.epoch, header.config) < line.version()
+        {
+            return Some(PromiseRefusal::OlderConfig(Box::new(line.clone())));
+        }
+        if self.store.failed().is_some() {
+            return Some(PromiseRefusal::DeviceFailed);
+        }
+        let identity = self.store.identity();
+        let recorded = request
+            .line
+            .member(&identity.server)
+            .and_then(|member| member.store);
+        let whole = self.image() == ImageState::Whole;
+        (recorded != Some(identity.store) || !whole).then_some(PromiseRefusal::NoVote)
+    }
+
+    fn refuse_promise_for_now(
+        &self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        reign: &ReignId,
+        due: Instant,
+    ) {
+        let reason = match self.grants.running(ctx.now) {
+            Some(_) => PromiseRefusal::LeaseRunning,
+            None => PromiseRefusal::JustStarted,
+        };
+        let wait = due.since(ctx.now).as_millis().saturating_add(1);
+        let wait_ms = Some(u64::try_from(wait).unwrap_or(u64::MAX));
+        let header = self.header(0, reign.epoch);
+        let refused = PromiseRefused { reason, wait_ms };
+        self.send(ctx, link, header, VolumeMessage::PromiseRefused(refused));
+    }
+
+    /// A holder asks for its lease on this volume. Granted to exactly the promised reign.
+    pub(crate) fn on_lease_asked(
+        &mut self,
+        now: Instant,
+        me: &Me,
+        from: &Peer,
+        asked: &LeaseAsked,
+    ) -> Result<LeaseGranted, LeaseRefused> {
+        let refused = |reason| LeaseRefused {
+            volume: asked.volume,
+            epoch: asked.epoch,
+            reason,
+        };
+        let Some(promise) = self.store.durable().promised.clone() else {
+            return Err(refused(LeaseRefusal::Ahead(Epoch::ZERO)));
+        };
+        match asked.epoch.cmp(&promise.epoch) {
+            std::cmp::Ordering::Less => return Err(refused(LeaseRefusal::Stale(promise.epoch))),
+            std::cmp::Ordering::Greater => {
+                return Err(refused(LeaseRefusal::Ahead(promise.epoch)));
+            }
+            std::cmp::Ordering::Equal => {}
+        }
+        let holder = ReignId {
+            epoch: asked.epoch,
+            server: from.server.clone(),
+            boot: asked.boot,
+        };
+        if asked.boot != from.boot || !is_promise_of(Some(&promise), &holder) {
+            let other = Promised {
+                epoch: promise.epoch,
+                server: promise.server,
+                boot: promise.boot,
+            };
+            return Err(refused(LeaseRefusal::OtherHolder(other)));
+        }
+        if self.store.failed().is_some() || self.stopping != super::Stopping::No {
+            return Err(refused(LeaseRefusal::DeviceFailed));
+        }
+        if self.own_vote(me) != Vote::Counts {
+            return Err(refused(LeaseRefusal::NoVote));
+        }
+        match self.grants.grant(now, holder) {
+            Ok(()) => Ok(LeaseGranted {
+                volume: asked.volume,
+                epoch: asked.epoch,
+                store: self.store.identity().store,
+            }),
+            Err(GrantRefusal::Silent { .. }) => Err(refused(LeaseRefusal::JustStarted)),
+            Err(GrantRefusal::Superseded { shown }) => Err(refused(LeaseRefusal::Stale(shown))),
+        }
+    }
+
+    pub(super) fn refuse_peer(&self, ctx: &mut Ctx<'_>, from: &Peer, reason: &'static str) {
+        self.note(
+            ctx,
+            Happening::PeerRefused {
+                peer: from.server.clone(),
+                reason,
+            },
+        );
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum LineVerdict {
+    Newer,
+    Same,
+    Refused(LineRefusal),
+}
+
+/// Whether a persisted promise is exactly for this reign.
+pub(super) fn is_promise_of(promise: Option<&PromiseRecord>, reign: &ReignId) -> bool {
+    promise.is_some_and(|promise| {
+        promise.epoch == reign.epoch && promise.server == reign.server && promise.boot == reign.boot
+    })
+}

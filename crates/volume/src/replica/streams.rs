@@ -1,0 +1,939 @@
+//! One ordered stream per peer: what the engine asks for, carried out.
+//!
+//! Catch-up pages and live records go over the same stream in LSN order without a gap. While a
+//! catch-up runs the stream ends at its frozen target; the join takes the end away.
+
+use moorline_engine::{
+    Action as EngineAction, Bucket, Cause, Directed, Event as EngineEvent, Fact, GivenUp,
+    HandshakeFailure, Image, OperationId, PinKind, PinRefusal, PinRefusedReason, PlanKind,
+    PrimaryFacts, ReleaseCause, ReplicaFacts as EngineFacts, SessionKind, SessionStamp,
+};
+use moorline_types::{Instant, Lsn, LsnRange, ServerId, SessionId};
+use moorline_wal::{LogReadError, PinHolder, ReadId, ReadStart, Record, RecordAt, RetentionPin};
+use moorline_wire::{
+    Ack, Commit, Fetch, FetchOutcome, Fetched, GivenUpRange, Handshake, ImageState, NeedRecords,
+    PayloadParts, Records, Refused, RefusedReason, ReplicaFacts, StreamEndReason, StreamEnded,
+    Truncate, TruncationRecorded, VolumeHeader, VolumeMessage,
+};
+
+use super::{
+    Ctx, Replica, Role,
+    reign::{InFlight, PeerSeen},
+    report::{session_cause, session_kind},
+};
+use crate::{
+    journal::{Happening, StepDownReason},
+    node::{LinkId, Peer},
+    promotion::vote_of,
+};
+
+/// Bytes on their way to one peer and not yet durable there: several round trips' worth of a fast
+/// network, and a bound for the memory that a slow peer can hold.
+const WINDOW_BYTES: u64 = 16 << 20;
+
+/// One message's payload: small enough to interleave, large enough to cost few system calls.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// One message's records.
+const BATCH_RECORDS: usize = 512;
+
+/// A peer's stream, from the handshake on.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(super) stamp: SessionStamp,
+    link: LinkId,
+    state: StreamState,
+    /// Records through here were sent.
+    sent: Lsn,
+    pub(super) received: Lsn,
+    pub(super) flushed: Lsn,
+    pub(super) told_committed: Lsn,
+    in_flight: InFlight,
+    in_flight_bytes: u64,
+    reading: Option<ReadId>,
+    /// Held until the peer has joined and reached the join point.
+    pin: Option<RetentionPin>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum StreamState {
+    /// Nothing is shipped yet.
+    Preparing,
+    /// Shipping through a frozen target.
+    CatchingUp { target: Lsn },
+    /// Bound to the live stream.
+    Joined,
+}
+
+impl Stream {
+    fn new(stamp: SessionStamp, link: LinkId) -> Self {
+        Self {
+            stamp,
+            link,
+            state: StreamState::Preparing,
+            sent: Lsn::ZERO,
+            received: Lsn::ZERO,
+            flushed: Lsn::ZERO,
+            told_committed: Lsn::ZERO,
+            in_flight: InFlight::new(),
+            in_flight_bytes: 0,
+            reading: None,
+            pin: None,
+        }
+    }
+
+    pub(super) fn is_joined(&self) -> bool {
+        self.state == StreamState::Joined
+    }
+
+    /// When the oldest records that are not durable there were sent.
+    pub(super) fn oldest_unanswered(&self) -> Option<Instant> {
+        self.in_flight.front().map(|(_, _, at)| *at)
+    }
+
+    /// How far may be sent, as of now.
+    fn end(&self, head: Lsn) -> Lsn {
+        match self.state {
+            StreamState::Preparing => self.sent,
+            StreamState::CatchingUp { target } => target,
+            StreamState::Joined => head,
+        }
+    }
+
+    fn note_ack(&mut self, ack: Ack) {
+        self.received = self.received.max(ack.received);
+        self.flushed = self.flushed.max(ack.flushed);
+        while self
+            .in_flight
+            .front()
+            .is_some_and(|(through, _, _)| *through <= self.flushed)
+        {
+            let (_, bytes, _) = self.in_flight.pop_front().expect("just looked at");
+            self.in_flight_bytes -= bytes;
+        }
+    }
+
+    fn rewind(&mut self, after: Lsn) {
+        self.sent = after;
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+    }
+}
+
+/// What a read of the log was for.
+#[derive(Clone, Debug)]
+pub(super) enum ReadFor {
+    /// A page of a peer's stream.
+    Stream {
+        server: ServerId,
+        stamp: SessionStamp,
+    },
+    /// A candidate's fetch.
+    Fetch {
+        link: LinkId,
+        header: VolumeHeader,
+        range: LsnRange,
+    },
+}
+
+/// A session's number on the wire.
+fn wire_session(id: SessionId) -> u64 {
+    id.open().get() << 32 | id.serial()
+}
+
+impl Replica {
+    /// Carries out what the engine asked for, and what that made it ask for.
+    pub(super) fn do_engine(&mut self, ctx: &mut Ctx<'_>) {
+        loop {
+            let Role::Reign(reign) = &mut self.role else {
+                return;
+            };
+            let asked = std::mem::take(&mut reign.asked);
+            if asked.is_empty() {
+                return;
+            }
+            for Directed { replica, action } in asked {
+                self.do_engine_action(ctx, &replica, action);
+            }
+        }
+    }
+
+    fn do_engine_action(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId, action: EngineAction) {
+        match action {
+            EngineAction::Connect { endpoint, stamp: _ } => {
+                ctx.links.want(ctx.now, peer, &endpoint.data, ctx.out);
+                if ctx.links.dialed(peer).is_some() {
+                    self.reign_link_up(ctx, peer);
+                }
+            }
+            EngineAction::SendHandshake { stamp, kind, cause } => {
+                self.send_handshake(ctx, peer, stamp, (kind, cause));
+            }
+            EngineAction::BindPlan(plan) => {
+                let fact = self.bind(ctx, peer, plan.stamp, &plan.kind);
+                self.tell_engine(ctx, peer, plan.stamp, fact);
+            }
+            EngineAction::SendTruncate { stamp, through } => {
+                self.send_on_stream(
+                    ctx,
+                    peer,
+                    stamp,
+                    VolumeMessage::Truncate(Truncate { through }),
+                );
+            }
+            EngineAction::StartShipping { stamp, range } => {
+                if let Some(stream) = self.stream_of(peer, stamp) {
+                    stream.sent = range.after();
+                    stream.state = StreamState::CatchingUp {
+                        target: range.through(),
+                    };
+                }
+            }
+            EngineAction::Join { stamp, after } => self.join(ctx, peer, stamp, after),
+            EngineAction::RequestGrowth { stamp: _, .. } => {
+                let recorded = self.line.as_ref().is_some_and(|line| line.is_in_sync(peer));
+                if let Role::Reign(reign) = &mut self.role {
+                    reign.growing.insert(peer.clone());
+                }
+                if recorded {
+                    self.growth_recorded(ctx, peer);
+                } else {
+                    self.change_in_sync(ctx);
+                }
+            }
+            EngineAction::JoinForRebuild { stamp } | EngineAction::StartBase { stamp } => {
+                unreachable!("no rebuild session is requested: {stamp:?}")
+            }
+            EngineAction::RaiseCommitted { through } => self.store.set_committed(through),
+            EngineAction::Release { stamp, cause } => self.release_stream(peer, stamp, cause),
+            EngineAction::TellNeedsRebuild { stamp, .. } => {
+                let reason = StreamEndReason::NeedsRebuild;
+                let ended = VolumeMessage::StreamEnded(StreamEnded { reason });
+                self.send_on_stream(ctx, peer, stamp, ended);
+            }
+            EngineAction::StopVolume(missing) => {
+                self.note(ctx, Happening::CommittedDataMissing(missing));
+                self.step_down(ctx, StepDownReason::CommittedDataMissing);
+            }
+            EngineAction::Transitioned { .. } | EngineAction::Moved { .. } => {}
+            EngineAction::Emit(event) => self.note(ctx, Happening::Recovery(event)),
+        }
+    }
+
+    fn stream_of(&mut self, peer: &ServerId, stamp: SessionStamp) -> Option<&mut Stream> {
+        match &mut self.role {
+            Role::Reign(reign) => reign
+                .streams
+                .get_mut(peer)
+                .filter(|stream| stream.stamp == stamp),
+            Role::Idle | Role::Follower(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    fn tell_engine(&mut self, ctx: &Ctx<'_>, peer: &ServerId, stamp: SessionStamp, fact: Fact<'_>) {
+        if let Role::Reign(reign) = &mut self.role {
+            let event = EngineEvent::Session { stamp, fact };
+            let _answer = reign
+                .registry
+                .handle(ctx.now, peer, event, &mut reign.asked);
+        }
+    }
+
+    fn send_on_stream(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        peer: &ServerId,
+        stamp: SessionStamp,
+        body: VolumeMessage,
+    ) {
+        if let Some(link) = self.stream_of(peer, stamp).map(|stream| stream.link) {
+            let header = self.header(wire_session(stamp.session), stamp.epoch);
+            self.send(ctx, link, header, body);
+        }
+    }
+
+    fn send_handshake(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        peer: &ServerId,
+        stamp: SessionStamp,
+        (kind, cause): (SessionKind, Cause),
+    ) {
+        let (Some(link), Some(line)) = (ctx.links.dialed(peer), self.line.clone()) else {
+            return;
+        };
+        let log = self.store.log();
+        let handshake = Handshake {
+            server: ctx.me.server.clone(),
+            boot: ctx.me.boot,
+            kind: session_kind(kind),
+            cause: session_cause(cause),
+            history: log.history().to_vec(),
+            committed: self.store.committed(),
+            tail: log.tail(),
+            head: log.head(),
+            line,
+            given_up: self.given_up(),
+        };
+        if let Role::Reign(reign) = &mut self.role {
+            reign.streams.insert(peer.clone(), Stream::new(stamp, link));
+        }
+        let header = self.header(wire_session(stamp.session), stamp.epoch);
+        self.send(
+            ctx,
+            link,
+            header,
+            VolumeMessage::Handshake(Box::new(handshake)),
+        );
+    }
+
+    pub(super) fn given_up(&self) -> Vec<GivenUpRange> {
+        let convert = |given_up: &moorline_blockvol::GivenUp| GivenUpRange {
+            epoch: given_up.epoch,
+            range: given_up.range,
+            operation: u64::try_from(given_up.operation).unwrap_or(u64::MAX),
+        };
+        self.store.durable().given_up.iter().map(convert).collect()
+    }
+
+    /// Acquires the pin that a plan needs, or says why not.
+    fn bind(
+        &mut self,
+        ctx: &Ctx<'_>,
+        peer: &ServerId,
+        stamp: SessionStamp,
+        plan: &PlanKind,
+    ) -> Fact<'static> {
+        let PlanKind::CatchUp { range, .. } = plan else {
+            return Fact::PlanBound;
+        };
+        let after = range.after();
+        let holder = PinHolder::CatchUp {
+            server: peer.clone(),
+            session: stamp.session,
+        };
+        match self.store.pin(after, holder, ctx.now) {
+            Ok(pin) => {
+                if let Some(stream) = self.stream_of(peer, stamp) {
+                    stream.pin = Some(pin);
+                }
+                Fact::PlanBound
+            }
+            Err(_) => Fact::PinRefused(PinRefusal {
+                pin: PinKind::History,
+                lsn: after,
+                reason: PinRefusedReason::Reclaimed,
+            }),
+        }
+    }
+
+    fn join(&mut self, ctx: &Ctx<'_>, peer: &ServerId, stamp: SessionStamp, after: Lsn) {
+        let join_point = self.store.log().head();
+        if let Some(stream) = self.stream_of(peer, stamp) {
+            stream.sent = stream.sent.max(after);
+            stream.state = StreamState::Joined;
+            self.tell_engine(ctx, peer, stamp, Fact::Joined { join_point });
+        }
+    }
+
+    fn release_stream(&mut self, peer: &ServerId, stamp: SessionStamp, cause: ReleaseCause) {
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let Some(stream) = reign.streams.get_mut(peer).filter(|s| s.stamp == stamp) else {
+            return;
+        };
+        match cause {
+            // The recovery is over and the live stream goes on.
+            ReleaseCause::Completed => stream.pin = None,
+            ReleaseCause::SessionEnded
+            | ReleaseCause::Fenced
+            | ReleaseCause::BudgetExceeded(_)
+            | ReleaseCause::ReadFailed
+            | ReleaseCause::LinkLost
+            | ReleaseCause::PinBroken
+            | ReleaseCause::Cancelled => {
+                reign.streams.remove(peer);
+                reign.growing.remove(peer);
+            }
+        }
+    }
+
+    pub(super) fn reign_link_up(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId) {
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let _answer = reign
+            .registry
+            .link_up(ctx.now, peer, Cause::Reconnect, &mut reign.asked);
+        self.do_engine(ctx);
+    }
+
+    pub(super) fn reign_link_down(&mut self, ctx: &mut Ctx<'_>, link: LinkId, peer: &ServerId) {
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        if reign
+            .streams
+            .get(peer)
+            .is_some_and(|stream| stream.link != link)
+        {
+            return;
+        }
+        let event = EngineEvent::LinkLost;
+        let _answer = reign
+            .registry
+            .handle(ctx.now, peer, event, &mut reign.asked);
+        reign.streams.remove(peer);
+        reign.growing.remove(peer);
+        self.do_engine(ctx);
+        self.advance(ctx);
+    }
+
+    /// Begins a session with each peer that has none and whose link stands.
+    pub(super) fn begin_sessions(&mut self, ctx: &mut Ctx<'_>) {
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let idle: Vec<ServerId> = reign
+            .registry
+            .senders()
+            .filter(|(_, sender)| {
+                matches!(sender.bucket(), Bucket::Disconnected | Bucket::Degraded)
+            })
+            .map(|(server, _)| server.clone())
+            .collect();
+        for server in idle {
+            if ctx.links.dialed(&server).is_none() {
+                continue;
+            }
+            let what = (SessionKind::CatchUp, Cause::Reconnect);
+            let _answer = reign
+                .registry
+                .request_session(ctx.now, &server, what, &mut reign.asked);
+        }
+    }
+
+    pub(super) fn on_handshake_ack(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        from: &Peer,
+        header: VolumeHeader,
+        facts: &ReplicaFacts,
+    ) {
+        let Some(stamp) = self.stamp_of(from, header) else {
+            return;
+        };
+        if facts.server != from.server || facts.boot != from.boot {
+            self.refuse_peer(ctx, from, "its facts name another server or boot");
+            return;
+        }
+        let Some(line) = self.line.clone() else {
+            return;
+        };
+        let log = self.store.log();
+        let (history, given_up) = (log.history().to_vec(), engine_given_up(&self.given_up()));
+        let primary = PrimaryFacts {
+            history: &history,
+            head: log.head(),
+            committed: self.store.committed(),
+            tail: log.tail(),
+            checkpoint: self.store.frontiers().checkpoint,
+            given_up: &given_up,
+        };
+        let theirs = engine_given_up(&facts.given_up);
+        let replica = EngineFacts {
+            history: &facts.history,
+            head: facts.head,
+            flushed: facts.flushed,
+            applied: facts.applied,
+            checkpoint: facts.checkpoint,
+            tail: facts.tail,
+            committed: facts.committed,
+            image: match facts.image {
+                ImageState::Whole => Image::Whole,
+                ImageState::Incomplete | ImageState::NeedsRebuild => Image::Incomplete,
+            },
+            given_up: &theirs,
+        };
+        if let Role::Reign(reign) = &mut self.role {
+            let seen = PeerSeen {
+                boot: facts.boot,
+                vote: vote_of(facts, &line),
+                persisted: facts.line.as_ref().map(|l| l.version()).unwrap_or_default(),
+            };
+            reign.peers.insert(from.server.clone(), seen);
+        }
+        let recorded = line.member(&from.server).and_then(|member| member.store);
+        let fact = if recorded == Some(facts.store) {
+            Fact::HandshakeAnswered { primary, replica }
+        } else {
+            Fact::HandshakeRefused(HandshakeFailure::WrongStore)
+        };
+        self.tell_engine(ctx, &from.server, stamp, fact);
+        self.do_engine(ctx);
+        self.advance(ctx);
+    }
+
+    /// The session that a replica's answer belongs to, if it is the live one of this reign.
+    fn stamp_of(&self, from: &Peer, header: VolumeHeader) -> Option<SessionStamp> {
+        let Role::Reign(reign) = &self.role else {
+            return None;
+        };
+        let stream = reign.streams.get(&from.server)?;
+        let same =
+            header.epoch == reign.id.epoch && header.session == wire_session(stream.stamp.session);
+        same.then_some(stream.stamp)
+    }
+
+    pub(super) fn on_truncation_recorded(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        from: &Peer,
+        header: VolumeHeader,
+        recorded: TruncationRecorded,
+    ) {
+        let Some(stamp) = self.stamp_of(from, header) else {
+            return;
+        };
+        let fact = Fact::TruncationRecorded {
+            through: recorded.through,
+        };
+        self.tell_engine(ctx, &from.server, stamp, fact);
+        self.do_engine(ctx);
+        self.advance(ctx);
+    }
+
+    pub(super) fn on_ack(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        from: &Peer,
+        header: VolumeHeader,
+        ack: Ack,
+    ) {
+        let Some(stamp) = self.stamp_of(from, header) else {
+            return;
+        };
+        let head = self.store.log().head();
+        if ack.received > head || ack.flushed > ack.received {
+            self.refuse_peer(ctx, from, "it acknowledges what was never sent");
+            return;
+        }
+        if let Some(stream) = self.stream_of(&from.server, stamp) {
+            stream.note_ack(ack);
+        }
+        if let Role::Reign(reign) = &mut self.role
+            && let Some(seen) = reign.peers.get_mut(&from.server)
+        {
+            seen.persisted = seen.persisted.max((header.epoch, header.config));
+        }
+        let fact = Fact::Acknowledged {
+            flushed: ack.flushed,
+            head,
+        };
+        self.tell_engine(ctx, &from.server, stamp, fact);
+        self.do_engine(ctx);
+        self.advance(ctx);
+    }
+
+    pub(super) fn on_need_records(&mut self, from: &Peer, header: VolumeHeader, need: NeedRecords) {
+        let Some(stamp) = self.stamp_of(from, header) else {
+            return;
+        };
+        if let Some(stream) = self.stream_of(&from.server, stamp)
+            && need.after < stream.sent
+            && need.after >= stream.flushed
+        {
+            stream.rewind(need.after);
+        }
+    }
+
+    /// A peer refused something of this reign.
+    pub(super) fn on_refused(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        from: &Peer,
+        header: VolumeHeader,
+        refused: &Refused,
+    ) {
+        let Some(leading) = self.leading_epoch() else {
+            return;
+        };
+        if header.session != 0
+            && let Some(stamp) = self.stamp_of_refusal(from, header)
+        {
+            let failure = match &refused.reason {
+                RefusedReason::UnknownVolume => HandshakeFailure::UnknownVolume,
+                RefusedReason::NotMember => HandshakeFailure::NotMember,
+                RefusedReason::WrongStore { .. } => HandshakeFailure::WrongStore,
+                RefusedReason::DeviceFailed => HandshakeFailure::StoreFailed,
+                RefusedReason::Stale { .. }
+                | RefusedReason::Ahead { .. }
+                | RefusedReason::Conflict { .. }
+                | RefusedReason::WrongSession { .. }
+                | RefusedReason::Gap { .. }
+                | RefusedReason::Diverged { .. }
+                | RefusedReason::Corrupt
+                | RefusedReason::InsaneEpoch
+                | RefusedReason::WrongRole => HandshakeFailure::ReplicaAhead,
+            };
+            let peer = &from.server;
+            self.tell_engine(ctx, peer, stamp, Fact::HandshakeRefused(failure));
+            self.tell_engine(ctx, peer, stamp, Fact::CancelRequested);
+            self.do_engine(ctx);
+        }
+        match refused.reason {
+            RefusedReason::Stale { epoch, .. } if epoch > leading => {
+                self.step_down(ctx, StepDownReason::HigherEpoch(epoch));
+            }
+            RefusedReason::Conflict { epoch } if epoch == leading => {
+                self.step_down(ctx, StepDownReason::EpochConflict);
+            }
+            RefusedReason::Stale { .. }
+            | RefusedReason::Ahead { .. }
+            | RefusedReason::Conflict { .. }
+            | RefusedReason::WrongStore { .. }
+            | RefusedReason::UnknownVolume
+            | RefusedReason::NotMember
+            | RefusedReason::WrongSession { .. }
+            | RefusedReason::Gap { .. }
+            | RefusedReason::Diverged { .. }
+            | RefusedReason::Corrupt
+            | RefusedReason::InsaneEpoch
+            | RefusedReason::DeviceFailed
+            | RefusedReason::WrongRole => {}
+        }
+    }
+
+    /// As `stamp_of`; a refusal carries the receiver's epoch, so only the session is compared.
+    fn stamp_of_refusal(&self, from: &Peer, header: VolumeHeader) -> Option<SessionStamp> {
+        let Role::Reign(reign) = &self.role else {
+            return None;
+        };
+        let stamp = reign.streams.get(&from.server)?.stamp;
+        (header.session == wire_session(stamp.session)).then_some(stamp)
+    }
+
+    /// Sends every stream what it may have: catch-up pages and live records alike.
+    pub(super) fn ship(&mut self, ctx: &mut Ctx<'_>) {
+        let servers: Vec<ServerId> = match &self.role {
+            Role::Reign(reign) => reign.streams.keys().cloned().collect(),
+            Role::Idle | Role::Follower(_) | Role::Candidate(_) => return,
+        };
+        for server in servers {
+            self.ship_to(ctx, &server);
+        }
+        self.hold_back_reclaim();
+    }
+
+    fn ship_to(&mut self, ctx: &mut Ctx<'_>, server: &ServerId) {
+        loop {
+            let head = self.store.log().head();
+            let Role::Reign(reign) = &mut self.role else {
+                return;
+            };
+            let Some(stream) = reign.streams.get_mut(server) else {
+                return;
+            };
+            let end = stream.end(head);
+            let open = stream.reading.is_none() && stream.in_flight_bytes < WINDOW_BYTES;
+            if !open || stream.sent >= end {
+                return;
+            }
+            let (after, stamp) = (stream.sent, stream.stamp);
+            match self.in_memory(after, end) {
+                Batch::Records(records) => self.send_records(ctx, server, records),
+                Batch::OnDisk => {
+                    if self.read_page(ctx, server, stamp, after, end).is_none() {
+                        return;
+                    }
+                }
+                Batch::Gone => {
+                    // The log was reclaimed past a slow peer: classified again, by its facts.
+                    self.tell_engine(ctx, server, stamp, Fact::CancelRequested);
+                    self.do_engine(ctx);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The records after `after` that are in memory, one batch of them.
+    fn in_memory(&self, after: Lsn, end: Lsn) -> Batch {
+        let log = self.store.log();
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let mut next = after.next();
+        while next <= end && records.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
+            match log.record(next) {
+                Some(RecordAt::Memory(record)) => {
+                    bytes += record.payload().len();
+                    records.push(record);
+                }
+                Some(RecordAt::Ring) if records.is_empty() => return Batch::OnDisk,
+                None if records.is_empty() => return Batch::Gone,
+                Some(RecordAt::Ring) | None => break,
+            }
+            next = next.next();
+        }
+        Batch::Records(records)
+    }
+
+    /// Reads one page for a stream; `Some` when it was at hand and is sent.
+    fn read_page(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        server: &ServerId,
+        stamp: SessionStamp,
+        after: Lsn,
+        end: Lsn,
+    ) -> Option<()> {
+        let range = LsnRange::new(after, end).expect("a stream ends at or after what was sent");
+        let purpose = ReadFor::Stream {
+            server: server.clone(),
+            stamp,
+        };
+        let (id, start) = self.read_log(ctx.now, range, BATCH_BYTES, purpose);
+        match start {
+            Ok(ReadStart::Ready(records)) => {
+                self.reads.remove(&id);
+                self.send_records(ctx, server, records);
+                Some(())
+            }
+            Ok(ReadStart::Pending) => {
+                if let Some(stream) = self.stream_of(server, stamp) {
+                    stream.reading = Some(id);
+                }
+                None
+            }
+            Err(_) => {
+                self.reads.remove(&id);
+                self.tell_engine(ctx, server, stamp, Fact::CancelRequested);
+                self.do_engine(ctx);
+                None
+            }
+        }
+    }
+
+    fn read_log(
+        &mut self,
+        now: Instant,
+        range: LsnRange,
+        bytes_max: usize,
+        purpose: ReadFor,
+    ) -> (ReadId, Result<ReadStart, LogReadError>) {
+        self.serial += 1;
+        let id = ReadId(self.serial);
+        self.reads.insert(id, purpose);
+        (
+            id,
+            self.store
+                .read_records(now, id, range, bytes_max, &mut self.ops),
+        )
+    }
+
+    pub(super) fn on_records_read(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        read: ReadId,
+        result: Result<Vec<Record>, LogReadError>,
+    ) {
+        match self.reads.remove(&read) {
+            Some(ReadFor::Stream { server, stamp }) => {
+                let Some(stream) = self.stream_of(&server, stamp) else {
+                    return;
+                };
+                if stream.reading != Some(read) {
+                    return;
+                }
+                stream.reading = None;
+                match result {
+                    Ok(records) => self.send_records(ctx, &server, records),
+                    Err(_) => {
+                        self.tell_engine(ctx, &server, stamp, Fact::CancelRequested);
+                        self.do_engine(ctx);
+                    }
+                }
+            }
+            Some(ReadFor::Fetch {
+                link,
+                header,
+                range,
+            }) => {
+                self.answer_fetch(ctx, link, header, range, result);
+            }
+            None => {}
+        }
+    }
+
+    /// Sends records that directly follow what was sent; a stream that was rewound meanwhile
+    /// ignores a page that no longer fits.
+    fn send_records(&mut self, ctx: &mut Ctx<'_>, server: &ServerId, records: Vec<Record>) {
+        let committed = self.store.committed();
+        let acknowledged = self.desk.told();
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let Some(stream) = reign.streams.get_mut(server) else {
+            return;
+        };
+        let (Some(first), Some(last)) = (records.first(), records.last()) else {
+            return;
+        };
+        if first.lsn() != stream.sent.next() {
+            return;
+        }
+        let (previous, last) = (stream.sent, last.lsn());
+        let (headers, payload) = pack(&records);
+        let bytes = payload.len() as u64 + headers.len() as u64;
+        stream.sent = last;
+        stream.told_committed = committed;
+        stream.in_flight.push_back((last, bytes, ctx.now));
+        stream.in_flight_bytes += bytes;
+        let (link, stamp) = (stream.link, stream.stamp);
+        let count = u32::try_from(records.len()).expect("a batch is bounded");
+        let body = Records {
+            previous,
+            count,
+            committed,
+            acknowledged,
+            headers,
+            payload,
+        };
+        let header = self.header(wire_session(stamp.session), stamp.epoch);
+        self.send(ctx, link, header, VolumeMessage::Records(body));
+    }
+
+    /// Tells streams of a commit that no record carried.
+    pub(super) fn announce(&mut self, ctx: &mut Ctx<'_>) {
+        let committed = self.store.committed();
+        let acknowledged = self.desk.told();
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        if reign.announce_at.is_none_or(|at| ctx.now < at) {
+            return;
+        }
+        reign.announce_at = None;
+        let mut due = Vec::new();
+        for stream in reign
+            .streams
+            .values_mut()
+            .filter(|s| s.state != StreamState::Preparing)
+        {
+            if stream.told_committed < committed {
+                stream.told_committed = committed;
+                due.push((stream.link, stream.stamp));
+            }
+        }
+        for (link, stamp) in due {
+            let header = self.header(wire_session(stamp.session), stamp.epoch);
+            let body = VolumeMessage::Commit(Commit {
+                committed,
+                acknowledged,
+            });
+            self.send(ctx, link, header, body);
+        }
+    }
+
+    /// Keeps what connected peers have not flushed, as long as that is cheap.
+    fn hold_back_reclaim(&mut self) {
+        if let Role::Reign(reign) = &self.role {
+            let lowest = reign
+                .streams
+                .values()
+                .filter(|s| s.is_joined())
+                .map(|s| s.flushed)
+                .min();
+            self.store.set_lowest_peer(lowest);
+        }
+    }
+
+    /// A candidate of the promised epoch asks for records.
+    pub(super) fn on_fetch(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        header: VolumeHeader,
+        fetch: Fetch,
+    ) {
+        let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(BATCH_BYTES);
+        let reply = self.header(header.session, header.epoch);
+        let purpose = ReadFor::Fetch {
+            link,
+            header: reply,
+            range: fetch.range,
+        };
+        let (id, start) = self.read_log(ctx.now, fetch.range, bytes_max, purpose);
+        let result = match start {
+            Ok(ReadStart::Pending) => return,
+            Ok(ReadStart::Ready(records)) => Ok(records),
+            Err(error) => Err(error),
+        };
+        self.reads.remove(&id);
+        self.answer_fetch(ctx, link, reply, fetch.range, result);
+    }
+
+    fn answer_fetch(
+        &self,
+        ctx: &mut Ctx<'_>,
+        link: LinkId,
+        header: VolumeHeader,
+        range: LsnRange,
+        result: Result<Vec<Record>, LogReadError>,
+    ) {
+        let (outcome, records) = match result {
+            Ok(records) => (FetchOutcome::Records, records),
+            Err(LogReadError::Reclaimed { .. } | LogReadError::AboveHead { .. }) => {
+                (FetchOutcome::NotRetained, Vec::new())
+            }
+            Err(_) => (FetchOutcome::Damaged, Vec::new()),
+        };
+        let (headers, payload) = pack(&records);
+        let count = u32::try_from(records.len()).expect("a batch is bounded");
+        let fetched = Fetched {
+            range,
+            outcome,
+            count,
+            headers,
+            payload,
+        };
+        self.send(ctx, link, header, VolumeMessage::Fetched(fetched));
+    }
+}
+
+enum Batch {
+    Records(Vec<Record>),
+    OnDisk,
+    Gone,
+}
+
+/// The headers back to back, the payloads as they lie in memory.
+fn pack(records: &[Record]) -> (bytes::Bytes, PayloadParts) {
+    let payload = records
+        .iter()
+        .map(|record| record.payload().clone())
+        .collect();
+    if let [record] = records {
+        return (record.header_bytes().clone(), payload);
+    }
+    let length = records
+        .iter()
+        .map(|record| record.header_bytes().len())
+        .sum();
+    let mut headers = bytes::BytesMut::with_capacity(length);
+    records
+        .iter()
+        .for_each(|record| headers.extend_from_slice(record.header_bytes()));
+    (headers.freeze(), payload)
+}
+
+fn engine_given_up(ranges: &[GivenUpRange]) -> Vec<GivenUp> {
+    ranges
+        .iter()
+        .map(|given_up| GivenUp {
+            epoch: given_up.epoch,
+            range: given_up.range,
+            operation: OperationId::new(u128::from(given_up.operation)),
+        })
+        .collect()
+}
