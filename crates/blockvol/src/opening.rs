@@ -36,10 +36,10 @@ use crate::{
 /// Whose store is expected.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expect {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The volume.
-    pub volume: VolumeId,
+    /// The cluster; `None` while the server never joined one.
+    pub cluster: Option<ClusterId>,
+    /// The volume; `None` takes the store of any.
+    pub volume: Option<VolumeId>,
     /// The server.
     pub server: ServerId,
 }
@@ -555,11 +555,11 @@ fn choose_copy(
 fn check(found: &Superblock, options: &StoreOptions) -> Result<(), OpenError> {
     let identity = &found.identity;
     if let Some(expect) = &options.expect {
-        if identity.cluster != expect.cluster {
-            return Err(OpenError::OtherCluster {
-                found: identity.cluster,
-                expected: expect.cluster,
-            });
+        if let Some(expected) = expect.cluster
+            && identity.cluster != expected
+        {
+            let found = identity.cluster;
+            return Err(OpenError::OtherCluster { found, expected });
         }
         if identity.server != expect.server {
             return Err(OpenError::OtherServer {
@@ -567,11 +567,13 @@ fn check(found: &Superblock, options: &StoreOptions) -> Result<(), OpenError> {
                 expected: expect.server.clone(),
             });
         }
-        if identity.volume != expect.volume {
+        if let Some(expected) = expect.volume
+            && identity.volume != expected
+        {
             return Err(OpenError::OtherVolume {
                 found: identity.volume,
                 name: identity.volume_name.clone(),
-                expected: expect.volume,
+                expected,
             });
         }
     }
