@@ -37,6 +37,7 @@ mod extents;
 mod flusher;
 mod format;
 mod index;
+pub mod inspect;
 mod layout;
 mod mutants;
 mod opening;

@@ -382,7 +382,7 @@ fn decode_body(fields: &mut Decoder<'_>) -> Result<Superblock, CopyFault> {
         return Err(bad("length"));
     }
     let (applied, checkpoint, committed) = marks;
-    if checkpoint > applied || anchor.tail > checkpoint || anchor.position >= layout.log_bytes {
+    if checkpoint > applied || anchor.tail > checkpoint || anchor.position > layout.log_bytes {
         return Err(bad("frontiers"));
     }
     Ok(Superblock {
