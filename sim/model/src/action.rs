@@ -5,7 +5,7 @@
 //! late is an action that is not taken, or taken later. A server that is down takes no action.
 
 use crate::Mutant;
-use crate::commit::{lease_live, lease_needs};
+use crate::commit::{counted_frontier, lease_live, lease_needs};
 use crate::set::Set;
 use crate::state::{Replica, Role, State};
 use crate::world::{MAJORITY, Policy, REPLICAS, World};
@@ -202,7 +202,7 @@ fn candidate_actions(world: &World, state: &State, candidate: usize, out: &mut V
     let enough = match world.policy {
         Policy::SyncQuorum => me.answers.len() >= MAJORITY,
         Policy::SyncAll if world.is(Mutant::WaitsForTheDead) => me.answers.covers(me.required),
-        Policy::SyncAll => true,
+        Policy::SyncAll => me.intact || me.answers.covers(me.required),
     };
     if enough {
         out.push(Action::Open { candidate });
@@ -249,11 +249,7 @@ fn session_actions(
     } else if other.log.head() < me.log.head() {
         out.push(Action::Ship { primary, member });
     }
-    let frontier = if world.is(Mutant::AckBeforeFlush) {
-        other.log.head()
-    } else {
-        other.log.flushed()
-    };
+    let frontier = counted_frontier(world, &other.log);
     let counts = other.aligned || world.is(Mutant::AckBeforeCut);
     if counts && me.acked[member] < frontier {
         out.push(Action::Ack { primary, member });
@@ -295,7 +291,8 @@ fn may_grow(world: &World, state: &State, me: &Replica, member: usize) -> bool {
         committed.max(mark)
     };
     let granted = me.lease.contains(member) || world.is(Mutant::GrowWithoutLease);
-    me.acked[member] >= point && granted && state.replicas[member].vote
+    let other = &state.replicas[member];
+    me.acked[member] >= point && granted && other.vote && other.intact
 }
 
 impl Action {

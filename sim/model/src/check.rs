@@ -226,6 +226,7 @@ impl fmt::Display for Report {
         }
         let World {
             policy,
+            ack,
             epochs,
             writes,
             restarts,
@@ -235,7 +236,7 @@ impl fmt::Display for Report {
         } = self.world;
         writeln!(
             f,
-            "world: {policy:?}, 3 replicas, {epochs} epochs, {writes} writes, {restarts} restarts, \
+            "world: {policy:?} at {ack:?}, 3 replicas, {epochs} epochs, {writes} writes, {restarts} restarts, \
              {wipes} wiped stores, min_copies {min_copies}, mutant {mutant:?}"
         )?;
         writeln!(

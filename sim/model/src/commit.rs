@@ -1,9 +1,10 @@
 //! The commit rule, the lease rule, and the ghost that remembers what was committed.
 
 use crate::Mutant;
+use crate::log::{Log, Record};
 use crate::set::Set;
 use crate::state::{Replica, Role, State, Wrong};
-use crate::world::{MAJORITY, Policy, REPLICAS, World};
+use crate::world::{AckPoint, LOG_MAX, MAJORITY, Policy, REPLICAS, World};
 
 /// The smallest sets of granters that make the lease of `holder` live (LEASE-5). A lease of a larger
 /// set is live exactly when one of these is, so the model keeps only these.
@@ -40,9 +41,21 @@ pub(crate) fn serves(world: &World, replica: &Replica) -> bool {
     replica.role == Role::Primary && lease_live(world, replica)
 }
 
-/// COMMIT-3 at ack point `flushed`: the highest LSN with the copies that the policy names.
+/// What of a log counts for the commit rule at this ack point.
+pub(crate) fn counted_frontier(world: &World, log: &Log) -> u8 {
+    match world.ack {
+        AckPoint::Flushed if world.is(Mutant::AckBeforeFlush) => log.head(),
+        AckPoint::Flushed => log.flushed(),
+        AckPoint::Received => log.head(),
+    }
+}
+
+/// COMMIT-3: the highest LSN with the copies that the policy names.
 fn copies_through(world: &World, me: &Replica, leader: usize) -> u8 {
-    let own = me.log.flushed();
+    let own = match world.ack {
+        AckPoint::Flushed => me.log.flushed(),
+        AckPoint::Received => me.log.head(),
+    };
     let frontier = |name: usize| if name == leader { own } else { me.acked[name] };
     match world.policy {
         Policy::SyncQuorum => {
@@ -83,13 +96,26 @@ pub(crate) fn settle(world: &World, state: &mut State) {
 }
 
 fn commit(world: &World, state: &mut State, leader: usize, through: u8) {
-    let log = state.replicas[leader].log;
+    let Replica { log, promised, .. } = state.replicas[leader];
+    let known = &state.ghost.committed[..usize::from(state.ghost.committed_through)];
+    if known.iter().any(|record| record.gives_up(promised)) {
+        return; // Its part was announced as lost, and it has not heard.
+    }
     for (at, &record) in log.records()[..usize::from(through)].iter().enumerate() {
         if at < usize::from(state.ghost.committed_through) {
-            if state.ghost.committed[at] != record {
-                state.note(Wrong::Lost);
+            if state.ghost.committed[at] == record {
+                continue;
             }
-            continue;
+            if !given_up(&log, state.ghost.committed_in[at]) {
+                state.note(Wrong::Lost);
+                return;
+            }
+            // An announced loss: what was committed above is replaced by what this leader holds.
+            for gone in at..LOG_MAX {
+                state.ghost.committed[gone] = Record::default();
+                state.ghost.committed_in[gone] = 0;
+            }
+            state.ghost.committed_through = u8::try_from(at).expect("a log is short");
         }
         let write = record.carries();
         let twice = write.is_some()
@@ -100,7 +126,7 @@ fn commit(world: &World, state: &mut State, leader: usize, through: u8) {
             state.note(Wrong::Invented);
         }
         state.ghost.committed[at] = record;
-        state.ghost.committed_in[at] = state.replicas[leader].promised;
+        state.ghost.committed_in[at] = promised;
     }
     if through > state.ghost.committed_through {
         state.ghost.committed_through = through;
@@ -116,14 +142,27 @@ fn check_copies(world: &World, state: &mut State, leader: usize, through: u8) {
         Policy::SyncAll => me.required.len().max(usize::from(world.min_copies)),
     };
     let prefix = &me.log.records()[..usize::from(through)];
+    let counts = |log: &Log| match world.ack {
+        AckPoint::Flushed => log.flushed() >= through,
+        AckPoint::Received => true,
+    };
     let copies = state
         .replicas
         .iter()
-        .filter(|other| other.log.flushed() >= through && other.log.records().starts_with(prefix))
+        .filter(|other| counts(&other.log) && other.log.records().starts_with(prefix))
         .count();
-    if copies + usize::from(state.ghost.wipes) < needed {
+    let forgotten = match world.ack {
+        AckPoint::Flushed => state.ghost.wipes,
+        AckPoint::Received => state.ghost.wipes + state.ghost.restarts,
+    };
+    if copies + usize::from(forgotten) < needed {
         state.note(Wrong::Copies);
     }
+}
+
+/// Whether this log announces that what was acknowledged in `epoch` may be lost.
+pub(crate) fn given_up(log: &Log, epoch: u8) -> bool {
+    log.records().iter().any(|record| record.gives_up(epoch))
 }
 
 /// Who can serve in the highest epoch that ever served holds everything ever committed.
@@ -132,8 +171,11 @@ fn serve(state: &mut State, leader: usize) {
     if me.promised < state.ghost.served {
         return; // A second server: `one server at a time` reports it.
     }
-    let committed = &state.ghost.committed[..usize::from(state.ghost.committed_through)];
-    if !me.log.records().starts_with(committed) {
+    let lost = (0..usize::from(state.ghost.committed_through)).any(|at| {
+        me.log.records().get(at) != Some(&state.ghost.committed[at])
+            && !given_up(&me.log, state.ghost.committed_in[at])
+    });
+    if lost {
         state.note(Wrong::Lost);
     }
 }

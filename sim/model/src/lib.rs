@@ -32,4 +32,4 @@ mod world;
 pub use action::{Action, Tail};
 pub use check::{Property, Report, Search, check};
 pub use state::State;
-pub use world::{Mutant, Policy, Size, World};
+pub use world::{AckPoint, Mutant, Policy, Size, World};

@@ -12,6 +12,16 @@ impl Record {
         Self(epoch << 4)
     }
 
+    /// A mark that says: acknowledged records from memory may be lost (PROM-12).
+    pub(crate) fn mark_of_loss(epoch: u8) -> Self {
+        Self((epoch << 4) | 0x0f)
+    }
+
+    /// Whether this mark announces that what was acknowledged in `epoch` may be lost.
+    pub(crate) fn gives_up(self, epoch: u8) -> bool {
+        self.0 & 0x0f == 0x0f && self.epoch() > epoch
+    }
+
     pub(crate) fn write(epoch: u8, write: u8) -> Self {
         Self((epoch << 4) | write)
     }
@@ -23,7 +33,7 @@ impl Record {
     /// The write that it carries; `None` for a mark.
     pub(crate) fn carries(self) -> Option<u8> {
         let write = self.0 & 0x0f;
-        (write != 0).then_some(write)
+        (write != 0 && write != 0x0f).then_some(write)
     }
 
     pub(crate) fn bits(self) -> u8 {
@@ -35,6 +45,7 @@ impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.carries() {
             Some(write) => write!(f, "e{}:w{write}", self.epoch()),
+            None if self.gives_up(0) => write!(f, "e{}:mark-of-loss", self.epoch()),
             None => write!(f, "e{}:mark", self.epoch()),
         }
     }

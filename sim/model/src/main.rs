@@ -3,7 +3,7 @@
 //! Exit code 0: all that was explored holds. 1: a violation, or something that must be reachable is not.
 
 use clap::Parser;
-use moorline_model::{Mutant, Policy, Search, Size, World, check};
+use moorline_model::{AckPoint, Mutant, Policy, Search, Size, World, check};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ struct Arguments {
     /// Only this policy; both when absent.
     #[arg(long, value_enum)]
     policy: Option<Policy>,
+    /// The ack point.
+    #[arg(long, value_enum)]
+    ack: Option<AckPoint>,
     /// Break this rule, in the smallest world where it shows.
     #[arg(long, value_enum)]
     mutant: Option<Mutant>,
@@ -84,6 +87,7 @@ fn worlds(arguments: &Arguments) -> Vec<World> {
             None => World::new(policy, arguments.world),
         };
         World {
+            ack: arguments.ack.unwrap_or(base.ack),
             epochs: arguments.epochs.unwrap_or(base.epochs),
             writes: arguments.writes.unwrap_or(base.writes),
             restarts: arguments.restarts.unwrap_or(base.restarts),

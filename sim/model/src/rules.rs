@@ -2,11 +2,11 @@
 
 use crate::Mutant;
 use crate::action::{Action, Tail};
-use crate::commit::settle;
+use crate::commit::{counted_frontier, given_up, settle};
 use crate::log::{Log, Record};
 use crate::set::Set;
 use crate::state::{Replica, Role, State, Wrong};
-use crate::world::{Policy, REPLICAS, World};
+use crate::world::{AckPoint, MAJORITY, Policy, REPLICAS, World};
 
 /// The state after `action`, which was enabled in `before`.
 pub(crate) fn step(world: &World, before: &State, action: Action) -> State {
@@ -30,21 +30,24 @@ pub(crate) fn step(world: &World, before: &State, action: Action) -> State {
         }
         Action::Flush { member } => state.replicas[member].log.flush(),
         Action::Handshake { primary, member } => {
-            let through = state.replicas[member]
-                .log
-                .common(&state.replicas[primary].log);
-            cut(&mut state, member, through);
+            let leading = state.replicas[primary].log;
+            let cuts =
+                leading.common(&state.replicas[member].log) < state.replicas[member].log.head();
+            if cuts && given_up(&leading, 0) && !world.is(Mutant::CutsWithoutEvidence) {
+                state.replicas[member].gave_up = true;
+            }
+            cut(&mut state, member, &leading);
             state.replicas[member].aligned = true;
+            note_caught_up(&mut state, primary, member);
         }
         Action::Ship { primary, member } => {
             let head = usize::from(state.replicas[member].log.head());
             let record = state.replicas[primary].log.records()[head];
             state.replicas[member].log.append(record);
+            note_caught_up(&mut state, primary, member);
         }
         Action::Ack { primary, member } => {
-            let log = &state.replicas[member].log;
-            let early = world.is(Mutant::AckBeforeFlush);
-            let frontier = if early { log.head() } else { log.flushed() };
+            let frontier = counted_frontier(world, &state.replicas[member].log);
             state.replicas[primary].acked[member] = frontier;
         }
         Action::Restart { member, tail } => restart(world, &mut state, member, tail),
@@ -112,15 +115,49 @@ fn promise(world: &World, state: &mut State, member: usize, epoch: u8) {
 fn open(world: &World, state: &mut State, candidate: usize) {
     let answers = state.replicas[candidate].answers;
     let best = best_answer(world, state, answers, candidate);
-    let best_log = state.replicas[best].log;
-    let through = state.replicas[candidate].log.common(&best_log);
-    cut(state, candidate, through);
+    let epoch = state.replicas[candidate].promised;
+    let loss = memory_may_be_lost(world, state, answers);
+    let mark = if loss {
+        Record::mark_of_loss(epoch)
+    } else {
+        Record::mark(epoch)
+    };
+    let mut log = state.replicas[best].log;
+    log.flush();
+    log.append(mark);
+    cut(state, candidate, &log);
     let me = &mut state.replicas[candidate];
-    me.log = best_log;
-    me.log.flush();
-    me.log.append(Record::mark(me.promised));
+    me.log = log;
+    me.gave_up = false;
+    me.intact = true;
     me.role = Role::Opening;
     me.answers = Set::EMPTY;
+}
+
+/// PROM-12: it is certain that nothing acknowledged is lost only if the answers whose memory is intact
+/// meet every set that could have acknowledged a record.
+fn memory_may_be_lost(world: &World, state: &State, answers: Set) -> bool {
+    let intact = answers
+        .iter()
+        .filter(|&name| state.replicas[name].intact)
+        .count();
+    let meets = match world.policy {
+        Policy::SyncQuorum => intact >= MAJORITY,
+        Policy::SyncAll => intact > 0,
+    };
+    let gave_up = answers.iter().any(|name| state.replicas[name].gave_up);
+    let lost = world.ack == AckPoint::Received && !meets && !world.is(Mutant::IgnoresLostMemory);
+    lost || gave_up
+}
+
+/// PROM-12: a member that holds all that its leader holds is as good as one that never restarted.
+fn note_caught_up(state: &mut State, primary: usize, member: usize) {
+    let all = state.replicas[primary].log.head();
+    let me = &mut state.replicas[member];
+    if me.log.head() == all {
+        me.intact = true;
+        me.gave_up = false;
+    }
 }
 
 fn best_answer(world: &World, state: &State, answers: Set, candidate: usize) -> usize {
@@ -144,7 +181,8 @@ fn best_answer(world: &World, state: &State, answers: Set, candidate: usize) -> 
 /// Only what was committed up to the epoch of the cut counts. Under `sync_all` a leader that was
 /// deposed without knowing may still cut, from a replica outside the newer set, a copy of what the
 /// newer epoch committed: nobody counted that copy, and nobody told that replica it was committed.
-fn cut(state: &mut State, member: usize, through: u8) {
+fn cut(state: &mut State, member: usize, leading: &Log) {
+    let through = state.replicas[member].log.common(leading);
     let epoch = state.replicas[member].promised;
     let committed = &state.ghost.committed[..usize::from(state.ghost.committed_through)];
     let lost = state.replicas[member]
@@ -154,7 +192,9 @@ fn cut(state: &mut State, member: usize, through: u8) {
         .zip(committed)
         .zip(state.ghost.committed_in)
         .skip(usize::from(through))
-        .any(|((record, committed), by)| record == committed && by <= epoch);
+        .any(|((record, committed), by)| {
+            record == committed && by <= epoch && !given_up(leading, by)
+        });
     if lost {
         state.note(Wrong::Cut);
     }
@@ -173,6 +213,7 @@ fn restart(world: &World, state: &mut State, member: usize, tail: Tail) {
     }
     let before = *me;
     me.forget_volatile();
+    me.intact = world.ack == AckPoint::Flushed;
     if world.is(Mutant::NoSilenceAfterRestart) {
         me.forgot |= granted;
     }

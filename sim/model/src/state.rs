@@ -30,6 +30,10 @@ pub(crate) struct Replica {
     pub(crate) role: Role,
     /// False once the store is not the recorded one.
     pub(crate) vote: bool,
+    /// `received`: since it last held all that its leader held, it has not restarted (PROM-12).
+    pub(crate) intact: bool,
+    /// It was cut into what a leader gave up, and does not yet hold that leader's mark (CUT-6).
+    pub(crate) gave_up: bool,
     /// In a session with the primary of `promised`, cut if need be: its log is a prefix of that primary's.
     pub(crate) aligned: bool,
     /// Kept only for [`crate::Mutant::NoSilenceAfterRestart`]: it forgot the leases that it granted.
@@ -84,13 +88,12 @@ impl Replica {
     }
 
     /// What does not name other replicas, for sorting.
-    fn key(&self) -> (u64, u8, Role, bool, bool) {
+    fn key(&self) -> (u64, u8, Role, [bool; 4]) {
         (
             self.log.key(),
             self.promised,
             self.role,
-            self.vote,
-            self.aligned,
+            [self.vote, self.intact, self.gave_up, self.aligned],
         )
     }
 }
@@ -167,6 +170,8 @@ impl State {
             promised_before: 0,
             role: Role::Follower,
             vote: true,
+            intact: true,
+            gave_up: false,
             aligned: true,
             forgot: false,
             answers: Set::EMPTY,
@@ -278,7 +283,13 @@ impl State {
                 .into_iter()
                 .for_each(&mut push);
             push((replica.promised << 4) | replica.promised_before);
-            let flags = [replica.vote, replica.aligned, replica.forgot];
+            let flags = [
+                replica.vote,
+                replica.intact,
+                replica.gave_up,
+                replica.aligned,
+                replica.forgot,
+            ];
             push(flags.iter().fold(replica.role as u8, |bits, &flag| {
                 (bits << 1) | u8::from(flag)
             }));
@@ -333,6 +344,12 @@ impl fmt::Debug for State {
             )?;
             if !replica.vote {
                 f.write_str(" no-vote")?;
+            }
+            if !replica.intact {
+                f.write_str(" memory-lost")?;
+            }
+            if replica.gave_up {
+                f.write_str(" gave-up")?;
             }
             if replica.aligned {
                 f.write_str(" in-session")?;

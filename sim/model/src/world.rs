@@ -21,6 +21,16 @@ pub enum Policy {
     SyncAll,
 }
 
+/// When a client's reply may be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum AckPoint {
+    /// When the record is durable by the policy.
+    Flushed,
+    /// When it is in memory by the policy. A loss that the policy does not tolerate must be announced.
+    Received,
+}
+
 /// How much of the protocol is explored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -61,6 +71,10 @@ pub enum Mutant {
     GrowBelowMark,
     /// A joining peer is recorded in sync without having granted a lease (against JOIN-3 and LEASE-5).
     GrowWithoutLease,
+    /// At ack point `received`, memory lost in restarts is not looked at (against PROM-12).
+    IgnoresLostMemory,
+    /// A cut into what was given up leaves no trace of it (against CUT-6).
+    CutsWithoutEvidence,
 }
 
 impl Mutant {
@@ -69,6 +83,7 @@ impl Mutant {
     pub fn world(self) -> World {
         let base = World {
             policy: Policy::SyncQuorum,
+            ack: AckPoint::Flushed,
             epochs: 2,
             writes: 1,
             restarts: 0,
@@ -104,6 +119,17 @@ impl Mutant {
                 epochs: 3,
                 ..sync_all
             },
+            Self::CutsWithoutEvidence => World {
+                ack: AckPoint::Received,
+                epochs: 3,
+                restarts: 1,
+                ..base
+            },
+            Self::IgnoresLostMemory => World {
+                ack: AckPoint::Received,
+                restarts: 2,
+                ..base
+            },
         }
     }
 }
@@ -113,6 +139,8 @@ impl Mutant {
 pub struct World {
     /// The policy of the volume.
     pub policy: Policy,
+    /// The ack point of the volume.
+    pub ack: AckPoint,
     /// The highest epoch minted; the run begins in epoch 1 with its mark committed everywhere. 2 to 4.
     pub epochs: u8,
     /// Client writes, all epochs together. At most 3.
@@ -135,8 +163,10 @@ impl World {
             (Policy::SyncQuorum | Policy::SyncAll, Size::Ci) => (2, 2, 1, 1),
             (Policy::SyncQuorum | Policy::SyncAll, Size::Large) => (3, 2, 2, 1),
         };
+        let ack = AckPoint::Flushed;
         Self {
             policy,
+            ack,
             epochs,
             writes,
             restarts,
