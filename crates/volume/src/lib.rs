@@ -13,6 +13,7 @@
 //! | `desk.rs`, `desk/` | clients' requests: ordering, read-modify-write, answers |
 //! | `client.rs` | what a disk's client asks and hears |
 //! | `journal.rs` | what happened, for logs, metrics and tests |
+//! | `mutants.rs` | bugs that a simulator can plant |
 
 #![forbid(unsafe_code)]
 
@@ -22,10 +23,12 @@ mod desk;
 pub mod journal;
 pub mod lease;
 mod locks;
+mod mutants;
 mod node;
 pub mod promotion;
 mod replica;
 
+pub use mutants::{Mutant, Mutants};
 pub use node::{
     Action, DeviceCreation, DeviceKey, Event, ExportState, LinkDirection, LinkId, Node, NodeConfig,
 };

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use moorline_blockvol::{FlusherConfig, Mutants};
+use moorline_blockvol::FlusherConfig;
 use moorline_types::{BootId, BufferPool, ClusterId, Instant, ServerId, VolumeId};
 use moorline_wire::{Message, Refused, RefusedReason, VolumeHeader, VolumeMessage};
 
@@ -30,6 +30,7 @@ pub(crate) use self::{
 };
 use crate::{
     journal::{Happening, NodeEvent},
+    mutants::Mutants,
     replica::{Ctx, Me, OnVolatileLoss, Replica},
 };
 
@@ -58,8 +59,12 @@ pub struct NodeConfig {
     pub flusher: FlusherConfig,
     /// A store's device operation without an answer for this long is a fault.
     pub operation_timeout: Duration,
-    /// Planted bugs of the stores; none outside of tests.
+    /// Planted bugs of this crate; none outside of tests.
     pub mutants: Mutants,
+    /// Planted bugs of the recovery machines.
+    pub engine_mutants: moorline_engine::Mutants,
+    /// Planted bugs of the stores and their logs.
+    pub store_mutants: moorline_blockvol::Mutants,
 }
 
 impl NodeConfig {
@@ -79,6 +84,8 @@ impl NodeConfig {
             flusher: FlusherConfig::default(),
             operation_timeout: Duration::from_secs(5),
             mutants: Mutants::NONE,
+            engine_mutants: moorline_engine::Mutants::NONE,
+            store_mutants: moorline_blockvol::Mutants::NONE,
         }
     }
 }
@@ -114,6 +121,8 @@ impl Node {
             boot: config.boot,
             pool: config.pool.clone(),
             on_volatile_loss: config.on_volatile_loss,
+            mutants: config.mutants,
+            engine_mutants: config.engine_mutants,
         };
         Self {
             config,

@@ -10,7 +10,10 @@ use moorline_engine::{epoch_of, last_common};
 use moorline_types::{AckPoint, AssignmentLine, Epoch, Instant, Lsn, LsnRange, Policy, ServerId};
 use moorline_wire::{ImageState, ReplicaFacts};
 
-use crate::commit::majority;
+use crate::{
+    commit::majority,
+    mutants::{Mutant, Mutants},
+};
 
 /// A store's claim to its seat, as the recorded line sees it (`VOTE-1`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,10 +44,14 @@ pub enum NoVoteReason {
 
 /// Judges a store's vote by the recorded line.
 #[must_use]
-pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine) -> Vote {
+pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine, mutants: Mutants) -> Vote {
     let Some(member) = line.member(&facts.server) else {
         return Vote::DoesNot(NoVoteReason::NotMember);
     };
+    let image = image_vote(facts);
+    if mutants.has(Mutant::StoreIdentityIgnored) {
+        return image;
+    }
     let Some(recorded) = member.store else {
         return Vote::DoesNot(NoVoteReason::NotRecorded);
     };
@@ -55,6 +62,10 @@ pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine) -> Vote {
     if facts.open < member.open || (facts.open == member.open && other_boot) {
         return Vote::DoesNot(NoVoteReason::RolledBack);
     }
+    image
+}
+
+fn image_vote(facts: &ReplicaFacts) -> Vote {
     match facts.image {
         ImageState::Whole => Vote::Counts,
         ImageState::Incomplete => Vote::DoesNot(NoVoteReason::Incomplete),
@@ -136,6 +147,8 @@ pub struct Round<'a> {
     pub doubt_until: Instant,
     /// The current instant.
     pub now: Instant,
+    /// Planted bugs.
+    pub mutants: Mutants,
 }
 
 /// Decides what a promise round came to.
@@ -144,7 +157,7 @@ pub fn decide(round: Round<'_>) -> Decision {
     if let Some(newer) = newest_line(&round) {
         return Decision::NewerLine(Box::new(newer));
     }
-    if let Vote::DoesNot(reason) = vote_of(round.own, round.line) {
+    if let Vote::DoesNot(reason) = vote_of(round.own, round.line, round.mutants) {
         return Decision::Decline(DeclineReason::NoVote(reason));
     }
     if round.line.policy == Policy::SyncAll && !round.line.is_in_sync(&round.own.server) {
@@ -179,7 +192,7 @@ fn counted<'a>(round: &Round<'a>) -> Vec<&'a ReplicaFacts> {
     round
         .answers
         .values()
-        .filter(|facts| vote_of(facts, round.line) == Vote::Counts)
+        .filter(|facts| vote_of(facts, round.line, round.mutants) == Vote::Counts)
         .filter(|facts| {
             round.line.policy != Policy::SyncAll || round.line.is_in_sync(&facts.server)
         })

@@ -48,6 +48,7 @@ use crate::{
     desk::Desk,
     journal::{Happening, NodeEvent, StepDownReason},
     lease::{Grants, LeaseTiming, Memory, Reign as ReignId},
+    mutants::Mutants,
     node::{Action, DeviceKey, ExportState, LinkId, Links},
     promotion::{Vote, vote_of},
 };
@@ -59,6 +60,8 @@ pub(crate) struct Me {
     pub(crate) boot: BootId,
     pub(crate) pool: BufferPool,
     pub(crate) on_volatile_loss: OnVolatileLoss,
+    pub(crate) mutants: Mutants,
+    pub(crate) engine_mutants: moorline_engine::Mutants,
 }
 
 /// What a new primary does when acknowledged records that were only in memory are gone.
@@ -455,7 +458,7 @@ impl Replica {
     /// Whether its own vote counts by its own line.
     fn own_vote(&self, me: &Me) -> Vote {
         match &self.line {
-            Some(line) => vote_of(&self.facts(me), line),
+            Some(line) => vote_of(&self.facts(me), line, me.mutants),
             None => Vote::DoesNot(crate::promotion::NoVoteReason::NotRecorded),
         }
     }

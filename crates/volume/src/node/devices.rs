@@ -93,7 +93,7 @@ impl Node {
         });
         options.flusher = self.config.flusher;
         options.operation_timeout = self.config.operation_timeout;
-        options.mutants = self.config.mutants;
+        options.mutants = self.config.store_mutants;
         let mut ops = Vec::new();
         match StoreOpening::new(options, &mut ops) {
             Ok(opening) => {

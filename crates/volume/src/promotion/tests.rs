@@ -94,6 +94,7 @@ fn run_at(
         answers: &answers,
         doubt_until,
         now,
+        mutants: Mutants::NONE,
     })
 }
 

@@ -265,6 +265,7 @@ impl Replica {
             answers: &candidate.answers,
             doubt_until,
             now: ctx.now,
+            mutants: ctx.me.mutants,
         };
         match decide(round) {
             Decision::Wait => {}

@@ -11,6 +11,7 @@ use super::{Candidate, Ctx, Follower, Me, Replica, Role, Then, lease_term};
 use crate::{
     journal::{Happening, LineRefusal, StepDownReason},
     lease::{GrantRefusal, LeaseTiming, Reign as ReignId},
+    mutants::{Mutant, Mutants},
     node::{LinkId, Peer},
     promotion::Vote,
 };
@@ -147,7 +148,10 @@ impl Replica {
             self.step_down(ctx, StepDownReason::HigherEpoch(reign.epoch));
         }
         self.stop_following_below(reign.epoch);
-        let due = self.grants.may_promise_at(&reign);
+        let mut due = self.grants.may_promise_at(&reign);
+        if ctx.me.mutants.has(Mutant::PromiseDuringLease) {
+            due = ctx.now;
+        }
         if ctx.now < due {
             if let Some(link) = reply_to {
                 self.refuse_promise_for_now(ctx, link, &reign, due);
@@ -272,7 +276,7 @@ impl Replica {
             self.refuse_peer(ctx, from, "it asks for a promise in another's name");
             return;
         }
-        if let Some(reason) = self.promise_refusal(&reign, header, request) {
+        if let Some(reason) = self.promise_refusal(&reign, header, request, ctx.me.mutants) {
             if matches!(
                 reason,
                 PromiseRefusal::Promised(_) | PromiseRefusal::InsaneEpoch
@@ -296,6 +300,7 @@ impl Replica {
         reign: &ReignId,
         header: VolumeHeader,
         request: &PromiseRequest,
+        mutants: Mutants,
     ) -> Option<PromiseRefusal> {
         let promised = self.store.pending().promised.as_ref();
         let newest = promised.map_or(Epoch::ZERO, |promise| promise.epoch).max(
@@ -330,7 +335,8 @@ impl Replica {
             .member(&identity.server)
             .and_then(|member| member.store);
         let whole = self.image() == ImageState::Whole;
-        (recorded != Some(identity.store) || !whole).then_some(PromiseRefusal::NoVote)
+        let known = recorded == Some(identity.store) || mutants.has(Mutant::StoreIdentityIgnored);
+        (!known || !whole).then_some(PromiseRefusal::NoVote)
     }
 
     fn refuse_promise_for_now(

@@ -23,6 +23,7 @@ use crate::{
     desk::Desk,
     journal::{Happening, StepDownReason},
     lease::{Holding, LeaseQuorum, Reign as ReignId},
+    mutants::Mutant,
     node::Action,
     promotion::Vote,
 };
@@ -100,12 +101,16 @@ impl Reign {
             own: ctx.me.server.clone(),
             open,
         };
+        let sender = SenderConfig {
+            mutants: ctx.me.engine_mutants,
+            ..SenderConfig::default()
+        };
         let volatile_loss = match ctx.me.on_volatile_loss {
             OnVolatileLoss::Stop => volatile_loss,
             OnVolatileLoss::Continue => None,
         };
         Self {
-            registry: Registry::new(identity, id.epoch, SenderConfig::default()),
+            registry: Registry::new(identity, id.epoch, sender),
             id,
             mark,
             phase: ReignPhase::Opening,
@@ -290,7 +295,13 @@ impl Replica {
         };
         reign.forget_outgoing(line, own_config, &ctx.me.server);
         let seats = reign.seats(line, &ctx.me.server);
-        let rule = reign.rule(line);
+        let mut rule = reign.rule(line);
+        if ctx.me.mutants.has(Mutant::PolicyCountIgnored) {
+            rule.policy = Policy::BestEffort;
+        }
+        if ctx.me.mutants.has(Mutant::MarkIgnored) {
+            rule.mark = Lsn::ZERO;
+        }
         let reach = rule.reach(own, &seats);
         let Some(committed) = reach.committed else {
             return;
@@ -361,6 +372,9 @@ impl Replica {
         let (Some(line), Role::Reign(reign)) = (&self.line, &self.role) else {
             return false;
         };
+        if ctx.me.mutants.has(Mutant::LeaseIgnored) {
+            return true;
+        }
         let voters: Vec<ServerId> = reign
             .peers
             .iter()
@@ -432,7 +446,7 @@ impl Replica {
         let timing = self.lease;
         if let Role::Reign(reign) = &mut self.role
             && reign.id.epoch == epoch
-            && recorded == Some(store)
+            && (recorded == Some(store) || ctx.me.mutants.has(Mutant::StoreIdentityIgnored))
         {
             reign.holding.granted(server, sent, timing);
             if !reign.growing.is_empty() {

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     journal::{Happening, StepDownReason},
+    mutants::Mutant,
     node::{LinkId, Peer},
     promotion::vote_of,
 };
@@ -459,13 +460,15 @@ impl Replica {
         if let Role::Reign(reign) = &mut self.role {
             let seen = PeerSeen {
                 boot: facts.boot,
-                vote: vote_of(facts, &line),
+                vote: vote_of(facts, &line, ctx.me.mutants),
                 persisted: facts.line.as_ref().map(|l| l.version()).unwrap_or_default(),
             };
             reign.peers.insert(from.server.clone(), seen);
         }
         let recorded = line.member(&from.server).and_then(|member| member.store);
-        let fact = if recorded == Some(facts.store) {
+        let known =
+            recorded == Some(facts.store) || ctx.me.mutants.has(Mutant::StoreIdentityIgnored);
+        let fact = if known {
             Fact::HandshakeAnswered { primary, replica }
         } else {
             Fact::HandshakeRefused(HandshakeFailure::WrongStore)
