@@ -152,6 +152,11 @@ impl Copies {
         self.on_disk[0].anchor.tail.min(self.on_disk[1].anchor.tail)
     }
 
+    /// What the two copies name.
+    pub(crate) fn anchors(&self) -> [LogAnchor; 2] {
+        self.on_disk.map(|copy| copy.anchor)
+    }
+
     pub(crate) fn persist(&mut self, change: impl FnOnce(&mut Durable)) -> Ticket {
         change(&mut self.next.durable);
         self.both_wanted = true;
@@ -182,7 +187,11 @@ impl Copies {
             "the log keeps what the checkpoint lacks"
         );
         self.next.checkpoint = checkpoint;
-        self.next.anchor = anchor;
+        // Never back: what an earlier anchor let go may be free already.
+        let named = self.next.anchor;
+        if anchor.tail >= named.tail && anchor.sequence >= named.sequence {
+            self.next.anchor = anchor;
+        }
         self.checkpoint_wanted = self.checkpoint_wanted.max(spread);
     }
 

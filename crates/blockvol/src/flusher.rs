@@ -559,7 +559,7 @@ impl Store {
     fn reclaim(&mut self) {
         let tail = self.copies.lower_tail();
         if tail > self.log.tail() {
-            self.log.reclaim(tail);
+            self.log.reclaim(self.copies.anchors());
         }
     }
 

@@ -8,7 +8,7 @@
 //! append(record)*  submit(now, ops)      one submit per batch of events: that is the group commit
 //! on_done(now, done, ops, events)        completions in, Flushed / CutRecorded / RecordsRead out
 //! next_deadline() on_deadline(now, ..)   the idle mark, and operations that are overdue
-//! anchor_at(lsn) .. reclaim(lsn)         persist the anchor in both superblocks, then free
+//! anchor_at(lsn) .. reclaim([a, b])      persist anchors in both superblocks, then free
 //! ```
 //!
 //! | file | holds |

@@ -96,6 +96,9 @@ impl LogConfig {
 
 /// Where opening starts: persisted in the superblocks by the store.
 ///
+/// A superblock's anchor never goes back: a store that has asked for one of [`Log::anchor_at`] to
+/// be written never writes one with a lower tail or sequence afterwards.
+///
 /// A freshly formatted store (ring all zeroes) has [`LogAnchor::default`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct LogAnchor {
@@ -252,6 +255,9 @@ struct FrameEntry {
     link: ChainLink,
     position: u64,
     bytes: u64,
+    /// The highest LSN in it, or before it, that opening could still bring back: lowered once a
+    /// later cut is durable. The frame is needed while this is above the anchor's tail.
+    last: Lsn,
     kind: EntryKind,
     state: FrameState,
 }
@@ -259,9 +265,6 @@ struct FrameEntry {
 #[derive(Clone, Copy, Debug)]
 enum EntryKind {
     Records {
-        /// The highest LSN in it that opening could still bring back: lowered once a later cut is
-        /// durable. The frame is needed while this is above the anchor's tail.
-        last: Lsn,
         /// What becomes flushed with it: lowered as soon as a cut is asked for.
         flushes: Lsn,
     },
@@ -315,7 +318,11 @@ impl Log {
             sequence: anchor.sequence,
             crc: anchor.previous_crc,
         };
-        let frames: VecDeque<FrameEntry> = found.frames.iter().map(FrameEntry::durable).collect();
+        let mut frames: VecDeque<FrameEntry> = VecDeque::with_capacity(found.frames.len());
+        for header in &found.frames {
+            let before = frames.back().map_or(anchor.tail, |frame| frame.last);
+            frames.push_back(FrameEntry::new(header, before, FrameState::Durable));
+        }
         let last = frames.back().map_or(before, |frame| frame.link);
         let write = frames
             .back()
@@ -551,8 +558,9 @@ impl Log {
 }
 
 impl FrameEntry {
-    /// A frame that opening found.
-    fn durable(header: &FrameHeader) -> Self {
+    /// The frame with this header, behind one whose `last` is `before`.
+    fn new(header: &FrameHeader, before: Lsn, state: FrameState) -> Self {
+        let last = header.last().unwrap_or(before);
         Self {
             link: ChainLink {
                 sequence: header.sequence,
@@ -560,24 +568,13 @@ impl FrameEntry {
             },
             position: header.position,
             bytes: header.total_bytes(),
-            kind: EntryKind::of(header),
-            state: FrameState::Durable,
-        }
-    }
-}
-
-impl EntryKind {
-    fn of(header: &FrameHeader) -> Self {
-        match header.kind {
-            FrameKind::Records { .. } => {
-                let last = header.last().expect("a frame of records has a last one");
-                Self::Records {
-                    last,
-                    flushes: last,
-                }
-            }
-            FrameKind::Cut { through } => Self::Cut { through },
-            FrameKind::Mark => Self::Mark,
+            last,
+            kind: match header.kind {
+                FrameKind::Records { .. } => EntryKind::Records { flushes: last },
+                FrameKind::Cut { through } => EntryKind::Cut { through },
+                FrameKind::Mark => EntryKind::Mark,
+            },
+            state,
         }
     }
 }

@@ -89,6 +89,9 @@ impl Log {
     /// in flight; [`LogEvent::CutRecorded`] follows when it is durable. The next
     /// [`Log::submit`] writes it.
     ///
+    /// Never below the tail of an anchor that a superblock names or is about to name: the caller
+    /// cuts at or above its applied mark.
+    ///
     /// # Errors
     ///
     /// [`CutError`]; the log is unchanged then.
@@ -127,7 +130,7 @@ impl Log {
         self.released = self.released.min(through);
         self.memory_floor = self.memory_floor.min(through);
         for frame in self.frames.range_mut(self.durable_frames..) {
-            if let EntryKind::Records { flushes, .. } = &mut frame.kind {
+            if let EntryKind::Records { flushes } = &mut frame.kind {
                 *flushes = (*flushes).min(through);
             }
         }
@@ -370,13 +373,9 @@ impl Log {
         self.last = link;
         self.next_sequence += 1;
         self.ring.write = header.position + header.total_bytes();
-        self.frames.push_back(FrameEntry {
-            link,
-            position: header.position,
-            bytes: header.total_bytes(),
-            kind: EntryKind::of(header),
-            state: FrameState::Submitted,
-        });
+        let before = self.frames.back().map_or(self.tail(), |frame| frame.last);
+        self.frames
+            .push_back(FrameEntry::new(header, before, FrameState::Submitted));
         self.mark_due = None;
         let asked = Asked::Frame {
             sequence: header.sequence,
@@ -440,7 +439,7 @@ impl Log {
             self.durable_frames += 1;
             match frame.kind {
                 EntryKind::Mark => {}
-                EntryKind::Records { flushes, .. } => self.flushed = self.flushed.max(flushes),
+                EntryKind::Records { flushes } => self.flushed = self.flushed.max(flushes),
                 EntryKind::Cut { through } => {
                     self.tell_flushed(&mut said, events);
                     self.settle_cut(self.durable_frames - 1, through);
@@ -464,10 +463,8 @@ impl Log {
 
     /// A cut at `place` is durable: opening can bring back nothing above it from before it.
     fn settle_cut(&mut self, place: usize, through: Lsn) {
-        for frame in self.frames.range_mut(..place) {
-            if let EntryKind::Records { last, .. } = &mut frame.kind {
-                *last = (*last).min(through);
-            }
+        for frame in self.frames.range_mut(..=place) {
+            frame.last = frame.last.min(through);
         }
     }
 

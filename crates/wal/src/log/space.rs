@@ -2,7 +2,7 @@
 
 use moorline_types::{BLOCK_SIZE, Lsn};
 
-use super::{ChainLink, EntryKind, Log, LogAnchor};
+use super::{ChainLink, Log, LogAnchor};
 use crate::mutants::Mutant;
 
 impl Log {
@@ -11,15 +11,17 @@ impl Log {
     /// above the flushed frontier: look at its `tail`.
     #[must_use]
     pub fn anchor_at(&self, through: Lsn) -> LogAnchor {
-        self.anchor_and_frames(through).0
+        self.find_anchor(through, u64::MAX).0
     }
 
-    /// Frees the ring below the first frame that holds a record above `through`, and forgets the
-    /// records at or below. *Both* superblocks must already name an anchor of [`Log::anchor_at`]
-    /// whose tail is at or above `through`. Held back by pins and by reads in flight; the answer
-    /// is the anchor that was reached.
-    pub fn reclaim(&mut self, through: Lsn) -> LogAnchor {
-        let (anchor, frames) = self.anchor_and_frames(through);
+    /// Forgets the records, and frees the ring, below what *both* superblocks durably name:
+    /// `persisted` is their two anchors. Opening from either one still finds everything.
+    ///
+    /// Held back by pins and by reads in flight; the answer is the anchor that was reached.
+    pub fn reclaim(&mut self, persisted: [LogAnchor; 2]) -> LogAnchor {
+        let [one, other] = persisted;
+        let sequence = one.sequence.min(other.sequence);
+        let (anchor, frames) = self.find_anchor(one.tail.min(other.tail), sequence);
         let records = anchor.tail.distance_from(self.tail());
         self.slots
             .drain(..usize::try_from(records).expect("slots are in memory"));
@@ -36,33 +38,34 @@ impl Log {
         anchor
     }
 
-    /// The anchor, and how many frames lie before it.
-    fn anchor_and_frames(&self, through: Lsn) -> (LogAnchor, usize) {
+    /// The anchor, and how many frames lie before it, none of them above `sequence_max`.
+    fn find_anchor(&self, through: Lsn, sequence_max: u64) -> (LogAnchor, usize) {
         let pinned = match self.config.mutants.has(Mutant::IgnorePins) {
             true => None,
             false => self.pins.lowest(),
         };
         let read = self.reads.values().map(|read| read.after).min();
-        let limits = [Some(self.flushed), pinned, read];
-        let limit = limits.into_iter().flatten().min().unwrap_or(through);
-        let tail = through.min(limit).max(self.tail());
+        let limits = [Some(through), Some(self.flushed), pinned, read];
+        let tail = limits
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(through)
+            .max(self.tail());
         let mut before = self.before;
         let mut frames = 0;
+        // From the front: whatever a cut cuts lies before it and goes with it.
         for frame in self.frames.range(..self.durable_frames) {
-            match frame.kind {
-                EntryKind::Records { last, .. } if last > tail => break,
-                // From the front: whatever a cut cuts lies before it and goes with it.
-                EntryKind::Records { .. } | EntryKind::Cut { .. } | EntryKind::Mark => {}
+            if frame.last > tail || frame.link.sequence > sequence_max {
+                break;
             }
             before = frame.link;
             frames += 1;
         }
+        let next = self.frames.get(frames);
         let anchor = LogAnchor {
             tail,
-            position: self
-                .frames
-                .get(frames)
-                .map_or(self.ring.write, |frame| frame.position),
+            position: next.map_or(self.ring.write, |frame| frame.position),
             sequence: before.sequence,
             previous_crc: before.crc,
         };
@@ -91,12 +94,12 @@ impl Log {
     /// Ring bytes from the frame of the first record above `after` to the end of the log.
     #[must_use]
     pub fn bytes_after(&self, after: Lsn) -> u64 {
-        let needed = |kind: EntryKind| match kind {
-            EntryKind::Records { last, .. } => last > after,
-            EntryKind::Cut { .. } | EntryKind::Mark => false,
-        };
-        let first = self.frames.iter().find(|frame| needed(frame.kind));
-        let ring = first.map_or(0, |frame| self.ring.used(Some(frame.position)));
+        // Ascending but for a moment after a cut, when this is a good guess.
+        let first = self.frames.partition_point(|frame| frame.last <= after);
+        let ring = self
+            .frames
+            .get(first)
+            .map_or(0, |frame| self.ring.used(Some(frame.position)));
         ring + self.queued_bytes()
     }
 

@@ -30,9 +30,11 @@ enum Step {
     Cut {
         back: u64,
     },
-    Reclaim {
+    /// Writes an anchor into the older superblock.
+    Anchor {
         back: u64,
     },
+    Reclaim,
     Release {
         back: u64,
     },
@@ -64,7 +66,8 @@ fn step() -> impl Strategy<Value = Step> {
         10 => any::<usize>().prop_map(|pick| Step::Complete { pick }),
         3 => Just(Step::CompleteAll),
         2 => (0..6u64).prop_map(|back| Step::Cut { back }),
-        3 => (0..6u64).prop_map(|back| Step::Reclaim { back }),
+        4 => (0..6u64).prop_map(|back| Step::Anchor { back }),
+        3 => Just(Step::Reclaim),
         2 => (0..6u64).prop_map(|back| Step::Release { back }),
         2 => (0..9u64, 1..9u64).prop_map(|(back, count)| Step::Read { back, count }),
         1 => (0..9u64).prop_map(|back| Step::Pin { back }),
@@ -76,6 +79,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[derive(Clone, Debug, Default)]
+struct Superblock {
+    anchor: LogAnchor,
+    history: Vec<EpochStart>,
+}
+
 /// The log, its device, and what it has promised.
 struct World {
     device: Device,
@@ -83,9 +92,8 @@ struct World {
     mutants: Mutants,
     now: Instant,
     opens: u64,
-    /// As both superblocks have it.
-    anchor: LogAnchor,
-    history: Vec<EpochStart>,
+    /// The newer one first. Opening uses the newer one, or the older one if that is lost.
+    superblocks: [Superblock; 2],
     epoch: u64,
     stamp: u64,
     /// What was appended and not cut: place `n` holds LSN `n + 1`.
@@ -110,8 +118,7 @@ impl World {
             mutants,
             now: Instant::ZERO,
             opens: 1,
-            anchor: LogAnchor::default(),
-            history: Vec::new(),
+            superblocks: [Superblock::default(), Superblock::default()],
             epoch: 1,
             stamp: 0,
             expected: Vec::new(),
@@ -134,7 +141,11 @@ impl World {
             Step::Complete { pick } => self.complete(pick),
             Step::CompleteAll => self.complete_all(),
             Step::Cut { back } => self.cut(back),
-            Step::Reclaim { back } => self.reclaim(back),
+            Step::Anchor { back } => self.anchor(back),
+            Step::Reclaim => {
+                self.log
+                    .reclaim([self.superblocks[0].anchor, self.superblocks[1].anchor]);
+            }
             Step::Release { back } => self.log.release_memory(self.back(back)),
             Step::Read { back, count } => self.read(back, count),
             Step::Pin { back } => {
@@ -242,7 +253,8 @@ impl World {
     }
 
     fn cut(&mut self, back: u64) {
-        let through = self.back(back);
+        // A store never cuts below what it has applied, and its anchors lie below that.
+        let through = self.back(back).max(self.superblocks[0].anchor.tail);
         self.log.cut(through).unwrap();
         self.uncut.push(self.expected.clone());
         self.expected.truncate(through.get() as usize);
@@ -253,12 +265,14 @@ impl World {
         }
     }
 
-    fn reclaim(&mut self, back: u64) {
-        self.anchor = self.log.anchor_at(self.back(back));
-        self.history = self.log.history().to_vec();
-        let tail = self.anchor.tail;
-        assert_eq!(self.log.reclaim(tail), self.anchor);
-        assert_eq!(self.log.tail(), tail);
+    fn anchor(&mut self, back: u64) {
+        let anchor = self.log.anchor_at(self.back(back));
+        let newer = self.superblocks[0].anchor;
+        if anchor.tail >= newer.tail && anchor.sequence >= newer.sequence {
+            let history = self.log.history().to_vec();
+            self.superblocks.swap(0, 1);
+            self.superblocks[0] = Superblock { anchor, history };
+        }
     }
 
     fn read(&mut self, back: u64, count: u64) {
@@ -285,14 +299,8 @@ impl World {
         self.opens += 1;
         let config = config(self.opens, RING, self.mutants);
         let mut ops = Vec::new();
-        let mut opening = LogOpening::new(
-            config,
-            self.anchor,
-            self.history.clone(),
-            Lsn::ZERO,
-            &mut ops,
-        )
-        .unwrap();
+        let Superblock { anchor, history } = self.superblocks[0].clone();
+        let mut opening = LogOpening::new(config, anchor, history, Lsn::ZERO, &mut ops).unwrap();
         self.send(ops);
         for _ in 0..steps {
             let done = self.device.complete(random.below(self.device.in_flight()));
@@ -311,13 +319,17 @@ impl World {
         // The pin's table goes with the log.
         self.pin = None;
         self.reads.clear();
+        // Now and then the newer copy is lost. Opening writes both before the log is opened.
+        self.superblocks = match self.opens % 3 {
+            0 => [self.superblocks[1].clone(), self.superblocks[1].clone()],
+            _ => [self.superblocks[0].clone(), self.superblocks[0].clone()],
+        };
+        let Superblock { anchor, history } = self.superblocks[0].clone();
         self.opens += 1;
         let config = config(self.opens, RING, self.mutants);
         let mut twin = self.device.image();
-        let (first, found) =
-            open(&mut twin, config.clone(), self.anchor, &self.history, 0).unwrap();
-        let (again, twice) =
-            open(&mut twin, config.clone(), self.anchor, &self.history, 0).unwrap();
+        let (first, found) = open(&mut twin, config.clone(), anchor, &history, 0).unwrap();
+        let (again, twice) = open(&mut twin, config.clone(), anchor, &history, 0).unwrap();
         assert_eq!(first.head(), again.head(), "opening is idempotent");
         assert_eq!(
             twice.torn, None,
@@ -333,14 +345,8 @@ impl World {
 
     fn open_now(&mut self, config: LogConfig) -> (Log, LogFindings) {
         let mut ops = Vec::new();
-        let mut opening = LogOpening::new(
-            config,
-            self.anchor,
-            self.history.clone(),
-            Lsn::ZERO,
-            &mut ops,
-        )
-        .unwrap();
+        let Superblock { anchor, history } = self.superblocks[0].clone();
+        let mut opening = LogOpening::new(config, anchor, history, Lsn::ZERO, &mut ops).unwrap();
         loop {
             self.send(std::mem::take(&mut ops));
             let done = self.device.complete(0);

@@ -268,7 +268,7 @@ fn a_full_ring_refuses_records_and_still_takes_cuts_and_marks() {
     );
     // What is reclaimed is free again, and the ring goes round.
     let head = rig.log.head();
-    let anchor = rig.log.reclaim(head);
+    let anchor = rig.reclaim(head);
     assert_eq!(
         (anchor.tail, rig.log.used_bytes(), rig.log.fill()),
         (head, 0, 0)
@@ -276,7 +276,7 @@ fn a_full_ring_refuses_records_and_still_takes_cuts_and_marks() {
     for _ in 0..50 {
         rig.frame(&[3, 0, 5]);
         let head = rig.log.head();
-        rig.log.reclaim(lsn(head.get() - 2));
+        rig.reclaim(lsn(head.get() - 2));
         rig.log.release_memory(head);
         assert_eq!(rig.read(head.get() - 2, head.get()).len(), 2);
     }
@@ -293,7 +293,7 @@ fn a_queue_that_finds_no_room_waits_for_reclaim() {
     assert!(matches!(full, Err(AppendError::Full { .. })), "{full:?}");
     rig.append(&[5]);
     rig.settle();
-    rig.log.reclaim(lsn(1));
+    rig.reclaim(lsn(1));
     rig.append(&[20]);
     rig.settle();
     assert_eq!(rig.log.flushed(), lsn(4));
@@ -333,7 +333,7 @@ fn a_cut_drops_records_at_once_and_is_recorded_when_durable() {
 fn a_cut_stays_between_tail_and_head() {
     let mut rig = Rig::fresh(RING);
     rig.frame(&[1, 1, 1]);
-    rig.log.reclaim(lsn(1));
+    rig.reclaim(lsn(1));
     let (tail, head) = (lsn(1), lsn(3));
     let through = Lsn::ZERO;
     assert_eq!(
@@ -383,7 +383,7 @@ fn released_records_are_read_back_verified() {
 fn a_read_says_what_is_not_there_and_stops_at_its_limit() {
     let mut rig = Rig::fresh(RING);
     rig.frame(&[1, 1, 1, 1]);
-    rig.log.reclaim(lsn(1));
+    rig.reclaim(lsn(1));
     let mut read = |after, through, bytes_max| {
         let range = LsnRange::new(lsn(after), lsn(through)).unwrap();
         match rig
@@ -444,24 +444,16 @@ fn pins_and_reads_in_flight_hold_the_ring() {
         .read(rig.now, ReadId(1), range, usize::MAX, &mut rig.ops)
         .unwrap();
     assert!(matches!(start, ReadStart::Pending));
-    assert_eq!(
-        rig.log.reclaim(lsn(4)).tail,
-        lsn(1),
-        "the read holds record 2"
-    );
+    assert_eq!(rig.reclaim(lsn(4)).tail, lsn(1), "the read holds record 2");
     rig.device.submit(&mut rig.ops);
     rig.settle();
-    assert_eq!(
-        rig.log.reclaim(lsn(4)).tail,
-        lsn(2),
-        "the pin holds record 3"
-    );
+    assert_eq!(rig.reclaim(lsn(4)).tail, lsn(2), "the pin holds record 3");
     let (after, tail) = (lsn(1), lsn(2));
     let refused = rig.log.pin(lsn(1), holder(), rig.now).err();
     assert_eq!(refused, Some(PinRefused::Reclaimed { after, tail }));
     drop(pin);
     assert_eq!(
-        (rig.log.reclaim(lsn(4)).tail, rig.log.pins().len()),
+        (rig.reclaim(lsn(4)).tail, rig.log.pins().len()),
         (lsn(4), 0)
     );
 }
@@ -486,8 +478,26 @@ fn an_anchor_never_passes_the_flushed_frontier_and_keeps_the_frame_of_the_next_r
         (lsn(3), end, frames[1].sequence)
     );
     assert_eq!(rig.log.bytes_after(lsn(3)), 8192);
-    rig.log.reclaim(lsn(2));
+    rig.reclaim(lsn(2));
     assert_eq!(rig.log.header(lsn(2)), None);
     assert_eq!(rig.read(2, 4).len(), 2);
     assert_eq!(rig.log.tail(), lsn(2));
+}
+
+#[test]
+fn reclaim_frees_no_frame_that_a_persisted_anchor_names() {
+    let mut rig = Rig::fresh(RING);
+    rig.frame(&[1, 1]);
+    // Named before the cut and the marks behind it are durable.
+    let early = rig.log.anchor_at(lsn(1));
+    rig.log.cut(lsn(1)).unwrap();
+    rig.settle();
+    rig.idle();
+    let late = rig.log.anchor_at(lsn(1));
+    assert!(late.sequence > early.sequence && late.tail == early.tail);
+    let used = rig.log.used_bytes();
+    assert_eq!(rig.log.reclaim([late, early]), early);
+    assert!(rig.log.used_bytes() > 0 && rig.log.used_bytes() < used);
+    assert_eq!(rig.log.reclaim([late, late]), late);
+    assert_eq!(rig.log.used_bytes(), 0);
 }

@@ -156,6 +156,12 @@ impl Rig {
         }
     }
 
+    /// Persists the anchor for `through` in both superblocks, and frees what they let go.
+    pub(crate) fn reclaim(&mut self, through: Lsn) -> LogAnchor {
+        let anchor = self.log.anchor_at(through);
+        self.log.reclaim([anchor, anchor])
+    }
+
     pub(crate) fn read(&mut self, after: u64, through: u64) -> Vec<Record> {
         let range = LsnRange::new(lsn(after), lsn(through)).unwrap();
         let start = self
@@ -173,7 +179,9 @@ impl Rig {
                     .rposition(|e| matches!(e, LogEvent::RecordsRead { .. }));
                 match self.events.remove(read.unwrap()) {
                     LogEvent::RecordsRead { result, .. } => result.unwrap(),
-                    event => panic!("{event:?}"),
+                    event @ (LogEvent::Flushed { .. }
+                    | LogEvent::CutRecorded { .. }
+                    | LogEvent::Failed { .. }) => panic!("{event:?}"),
                 }
             }
         }
