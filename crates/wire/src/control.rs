@@ -162,10 +162,11 @@ pub struct ChangeVote {
 }
 
 /// Why a store could not be made.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum CreateStoreError {
     /// The device or file system is too small.
+    #[error("not enough space: it needs {need} bytes, and there are {have}")]
     NoRoom {
         /// Bytes needed.
         need: u64,
@@ -173,10 +174,13 @@ pub enum CreateStoreError {
         have: u64,
     },
     /// There is a store of this or another volume already.
+    #[error("a store lies there already")]
     Occupied,
     /// The device failed.
+    #[error("its device failed: see the server's log")]
     DeviceFailed,
     /// The log size cannot be had.
+    #[error("it cannot have a log of that size")]
     BadLogSize,
 }
 
@@ -544,7 +548,7 @@ pub enum ClientError {
         name: String,
     },
     /// A server could not make its store; what was made was removed.
-    #[error("server {server} could not make its store ({reason:?}): nothing of the volume is left")]
+    #[error("server {server} could not make its store ({reason}): nothing of the volume is left")]
     CreateFailed {
         /// The server.
         server: ServerId,
