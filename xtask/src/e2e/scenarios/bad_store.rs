@@ -15,7 +15,7 @@ use crate::interrupt::{Look, wait_for};
 use crate::process::Tool;
 
 /// Where the two superblocks of a store start, in bytes.
-const SUPERBLOCKS: [u64; 2] = [0, 4096];
+const SUPERBLOCKS: [u64; 2] = [0, 1 << 20];
 
 pub(super) fn run(ctx: &Context) -> Result<()> {
     superblocks(ctx)?;
@@ -105,7 +105,7 @@ fn too_small(ctx: &Context) -> Result<()> {
         "a device that is too small",
         &cluster,
         &create,
-        &["too small"],
+        &["not enough space"],
     )?;
     drop(cluster);
     disk.detach()
@@ -128,7 +128,7 @@ fn full(ctx: &Context) -> Result<()> {
         "--replicas",
         "1",
     ];
-    refused_once_known("a full disk", &cluster, &create, &["space"])?;
+    refused_once_known("a full disk", &cluster, &create, &["not enough space"])?;
     drop(cluster);
     mount.unmount()
 }
