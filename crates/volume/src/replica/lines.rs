@@ -7,7 +7,7 @@ use moorline_wire::{
     PromiseRefused, PromiseRequest, Promised, VolumeHeader, VolumeMessage,
 };
 
-use super::{Candidate, Ctx, Follower, Me, Replica, Role, Then, lease_term};
+use super::{Candidate, Ctx, Follower, Me, Replica, Role, Stopping, Then, lease_term};
 use crate::{
     journal::{Happening, LineRefusal, StepDownReason},
     lease::{GrantRefusal, LeaseTiming, Reign as ReignId},
@@ -33,6 +33,9 @@ impl PendingPromise {
 impl Replica {
     /// The master published a line about this volume.
     pub(crate) fn on_assignment(&mut self, ctx: &mut Ctx<'_>, line: AssignmentLine) {
+        if self.stopping != Stopping::No {
+            return;
+        }
         match self.judge_line(&line) {
             LineVerdict::Same => {}
             LineVerdict::Refused(reason) => {
@@ -393,7 +396,7 @@ impl Replica {
             };
             return Err(refused(LeaseRefusal::OtherHolder(other)));
         }
-        if self.store.failed().is_some() || self.stopping != super::Stopping::No {
+        if self.store.failed().is_some() || self.stopping != Stopping::No {
             return Err(refused(LeaseRefusal::DeviceFailed));
         }
         if self.own_vote(me) != Vote::Counts {

@@ -3,7 +3,7 @@
 use moorline_types::ServerId;
 use moorline_wire::{RefusedReason, VolumeHeader, VolumeMessage};
 
-use super::{Ctx, Replica};
+use super::{Ctx, Replica, Stopping};
 use crate::node::{LinkDirection, LinkId, Peer};
 
 impl Replica {
@@ -16,6 +16,10 @@ impl Replica {
         header: VolumeHeader,
         body: VolumeMessage,
     ) {
+        if self.stopping != Stopping::No {
+            self.refuse(ctx, link, header, RefusedReason::WrongRole);
+            return;
+        }
         if !self.is_member(&from.server) && !matches!(body, VolumeMessage::Refused(_)) {
             self.refuse(ctx, link, header, RefusedReason::NotMember);
             return;

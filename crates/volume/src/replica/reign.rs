@@ -55,6 +55,8 @@ pub(crate) struct Reign {
     /// Since when a member of the in-sync set has no joined stream.
     lost_since: BTreeMap<ServerId, Instant>,
     change: Option<AskedChange>,
+    /// The master refused a change: the next one is not asked for before this.
+    hold_until: Instant,
     changes: u64,
     again_at: Instant,
     volatile_loss: Option<LsnRange>,
@@ -122,6 +124,7 @@ impl Reign {
             outgoing: Vec::new(),
             lost_since: BTreeMap::new(),
             change: None,
+            hold_until: ctx.now,
             changes: 0,
             again_at: ctx.now,
             volatile_loss,
@@ -153,7 +156,8 @@ impl Reign {
             .values()
             .min()
             .map(|since| since.after(PEER_DEADLINE));
-        let again = self.has_idle_peer().then_some(self.again_at);
+        let unsettled = self.has_idle_peer() || !self.growing.is_empty();
+        let again = unsettled.then_some(self.again_at);
         [
             self.registry.next_deadline(),
             self.announce_at,
@@ -489,7 +493,7 @@ impl Replica {
             return;
         }
         let wanted = reign.wanted_in_sync(ctx, &line);
-        if wanted == line.in_sync {
+        if wanted == line.in_sync || ctx.now < reign.hold_until {
             return;
         }
         let boots = |server: &ServerId| match reign.peers.get(server) {
@@ -556,20 +560,10 @@ impl Replica {
                 self.on_assignment(ctx, line);
             }
             ChangeConfigResult::Refused { reason: _, line } => {
-                // Neither set is ours until the line in force is known: it is asked again, by
-                // that line, not sooner than any other retry.
-                let again = ctx.now.after(CHANGE_AGAIN);
-                if let Some(change) = &mut reign.change {
-                    change.again = again;
-                }
+                // Decided again by the line in force and by what streams prove then.
+                reign.change = None;
+                reign.hold_until = ctx.now.after(CHANGE_AGAIN);
                 if let Some(line) = line {
-                    if reign
-                        .change
-                        .as_ref()
-                        .is_some_and(|c| c.expected != line.config)
-                    {
-                        reign.change = None;
-                    }
                     self.on_assignment(ctx, line);
                 }
             }
