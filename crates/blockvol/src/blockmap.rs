@@ -457,5 +457,4 @@ impl BlockMap {
 }
 
 #[cfg(test)]
-#[path = "blockmap_tests.rs"]
 mod tests;

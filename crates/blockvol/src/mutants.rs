@@ -42,6 +42,12 @@ impl Mutants {
         }
     }
 
+    /// These bugs, and `log` in the log.
+    #[must_use]
+    pub const fn with_log(self, log: moorline_wal::Mutants) -> Self {
+        Self { log, ..self }
+    }
+
     /// Whether `mutant` is planted.
     #[cfg(feature = "mutants")]
     pub(crate) const fn has(self, mutant: Mutant) -> bool {

@@ -447,5 +447,4 @@ fn decode_given_up(fields: &mut Decoder<'_>, count: usize) -> Option<Vec<GivenUp
 }
 
 #[cfg(test)]
-#[path = "superblock_tests.rs"]
 mod tests;

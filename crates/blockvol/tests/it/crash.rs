@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moorline_blockvol::ReadView;
+use moorline_blockvol::{Mutants, ReadView};
 
 use crate::world::World;
 
@@ -34,9 +34,9 @@ fn step(world: &mut World) {
     world.store.assert_invariants();
 }
 
-fn live_and_die(seed: u64) {
+fn live_and_die(seed: u64, mutants: Mutants) {
     println!("seed {seed}");
-    let mut world = World::new(seed);
+    let mut world = World::with(seed, mutants);
     for _ in 0..4 {
         let steps = 50 + world.rng.below(1_000);
         for _ in 0..steps {
@@ -61,9 +61,41 @@ fn live_and_die(seed: u64) {
 #[test]
 fn what_was_said_to_be_durable_is_there_after_any_crash() {
     let seeds = std::env::var("MOORLINE_SEEDS").ok();
-    let seeds = seeds.map_or(0..40, |text| {
+    let seeds = seeds.map_or(0..24, |text| {
         let (first, end) = text.split_once("..").expect("MOORLINE_SEEDS=first..end");
         first.parse().unwrap()..end.parse().unwrap()
     });
-    seeds.for_each(live_and_die);
+    seeds.for_each(|seed| live_and_die(seed, Mutants::NONE));
+}
+
+/// Each planted bug of the store, and of its log, is found by some seed.
+#[cfg(feature = "mutants")]
+#[test]
+fn planted_bugs_are_found() {
+    use moorline_blockvol::Mutant;
+    use moorline_wal::{Mutant as LogMutant, Mutants as LogMutants};
+
+    let of_log = |mutant| Mutants::NONE.with_log(LogMutants::NONE.with(mutant));
+    let planted = [
+        (
+            "flush uncommitted",
+            Mutants::NONE.with(Mutant::FlushUncommitted),
+        ),
+        (
+            "promise not persisted",
+            Mutants::NONE.with(Mutant::PromiseNotPersisted),
+        ),
+        (
+            "promise in one superblock",
+            Mutants::NONE.with(Mutant::PromiseInOneSuperblock),
+        ),
+        ("log: ack before flush", of_log(LogMutant::AckBeforeFlush)),
+        ("log: cut ignored", of_log(LogMutant::CutIgnored)),
+    ];
+    for (name, mutants) in planted {
+        let found = (0..200)
+            .find(|&seed| std::panic::catch_unwind(|| live_and_die(seed, mutants)).is_err());
+        println!("{name}: seed {found:?}");
+        assert!(found.is_some(), "{name} was not found");
+    }
 }

@@ -143,18 +143,25 @@ fn fault_of(fail: fn(&DeviceOp) -> bool) -> (World, StoreFault) {
     world.promise();
     let mut events = Vec::new();
     let mut ops = Vec::new();
-    world.now = world.now.after(Duration::from_secs(2));
-    world.store.submit(world.now, &mut ops, &mut events);
-    world.disk.submit(&mut ops);
-    while let Some(done) = world.disk.complete(&mut world.rng) {
-        world.store.on_done(world.now, done, &mut ops, &mut events);
+    for _ in 0..2 {
+        // The second time the records have waited long enough for the flusher.
+        world.store.on_deadline(world.now, &mut ops, &mut events);
+        world.store.submit(world.now, &mut ops, &mut events);
         world.disk.submit(&mut ops);
+        while let Some(done) = world.disk.complete(&mut world.rng) {
+            world.store.on_done(world.now, done, &mut ops, &mut events);
+            world.store.submit(world.now, &mut ops, &mut events);
+            world.disk.submit(&mut ops);
+        }
+        world.now = world.now.after(Duration::from_secs(2));
     }
     let told: Vec<StoreFault> = events
         .iter()
-        .filter_map(|event| match event {
-            StoreEvent::Failed { fault } => Some(*fault),
-            _ => None,
+        .filter_map(|event| {
+            let StoreEvent::Failed { fault } = event else {
+                return None;
+            };
+            Some(*fault)
         })
         .collect();
     assert_eq!(told.len(), 1, "a fault is told once");
@@ -164,7 +171,8 @@ fn fault_of(fail: fn(&DeviceOp) -> bool) -> (World, StoreFault) {
 
 #[test]
 fn the_first_failed_write_or_flush_is_sticky_and_reads_go_on() {
-    let cases: [(fn(&DeviceOp) -> bool, OpOwner, FaultKind); 4] = [
+    type Fail = fn(&DeviceOp) -> bool;
+    let cases: [(Fail, OpOwner, FaultKind); 4] = [
         (
             |op| op.id.owner() == OpOwner::Superblock,
             OpOwner::Superblock,
@@ -206,6 +214,32 @@ fn the_first_failed_write_or_flush_is_sticky_and_reads_go_on() {
         assert!(world.store.cut(before.head).is_err());
         world.check_whole();
     }
+}
+
+#[test]
+fn a_failed_log_freezes_the_durable_frontier() {
+    let mut world = at_rest(4);
+    world.disk.fail = Some(|op: &DeviceOp| op.id.owner() == OpOwner::Log);
+    world.append_this(RecordKind::Write, 20, 3);
+    let mut events = Vec::new();
+    let mut ops = Vec::new();
+    world.store.submit(world.now, &mut ops, &mut events);
+    world.disk.submit(&mut ops);
+    while let Some(done) = world.disk.complete(&mut world.rng) {
+        world.store.on_done(world.now, done, &mut ops, &mut events);
+        world.store.submit(world.now, &mut ops, &mut events);
+        world.disk.submit(&mut ops);
+    }
+    assert!(matches!(
+        events[..],
+        [StoreEvent::Failed {
+            fault: StoreFault::Log { .. }
+        }]
+    ));
+    let at = world.store.frontiers();
+    assert_eq!((at.head, at.flushed), (Lsn::new(2), Lsn::new(1)));
+    world.disk.fail = None;
+    world.check_whole();
 }
 
 #[test]
@@ -305,7 +339,7 @@ fn the_log_keeps_what_a_returning_peer_needs_while_there_is_room() {
     for n in 0..2_000 {
         world.append_this(RecordKind::Write, n % 50, 1);
         world.submit();
-        while world.complete() {}
+        world.drain();
         world.commit_all();
     }
     world.settle();
@@ -350,7 +384,7 @@ fn replicas_with_one_content_have_one_digest_wherever_their_checkpoints_are() {
             };
             world.append_this(kind, n * 13 % 400, 1 + n % 5);
             world.submit();
-            while world.complete() {}
+            world.drain();
             world.commit_all();
             if flushed_often {
                 world.settle();
@@ -359,7 +393,7 @@ fn replicas_with_one_content_have_one_digest_wherever_their_checkpoints_are() {
         // Persisted, so that the offline look knows the committed point.
         world.promise();
         world.submit();
-        while world.complete() {}
+        world.drain();
         let (found, hash) = digest(&mut world);
         let store = found.store.unwrap();
         assert_eq!(store.digest.unwrap().through, Lsn::new(60));

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use moorline_blockvol::{
-    DeviceContent, Existing, FlusherConfig, FormatParams, Formatting, OpenError, OpenReport,
-    ReadOutcome, ReadToken, ReadView, Segment, Store, StoreEvent, StoreIdentity, StoreOpening,
-    StoreOptions, Ticket,
+    DeviceContent, Existing, FlusherConfig, FormatParams, Formatting, Mutants, OpenError,
+    OpenReport, ReadOutcome, ReadToken, ReadView, Segment, Store, StoreEvent, StoreIdentity,
+    StoreOpening, StoreOptions, Ticket,
 };
 use moorline_types::{
     BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, BootId, BufferPool, ClusterId, Epoch, Instant,
@@ -60,6 +60,10 @@ pub(crate) fn formatted(rng: &mut Rng) -> Disk {
 }
 
 pub(crate) fn options(disk: &Disk) -> StoreOptions {
+    planted(disk, Mutants::NONE)
+}
+
+pub(crate) fn planted(disk: &Disk, mutants: Mutants) -> StoreOptions {
     let mut options = StoreOptions::new(disk.size(), BootId::new(1), BufferPool::new());
     options.flusher = FlusherConfig {
         dirty_bytes_max: 64 << 10,
@@ -69,6 +73,7 @@ pub(crate) fn options(disk: &Disk) -> StoreOptions {
         ..FlusherConfig::default()
     };
     options.map_pages_max = 2;
+    options.mutants = mutants;
     options
 }
 
@@ -107,6 +112,7 @@ pub(crate) struct Written {
 }
 
 pub(crate) struct World {
+    mutants: Mutants,
     pub(crate) rng: Rng,
     pub(crate) disk: Disk,
     pub(crate) store: Store,
@@ -131,12 +137,18 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
+        Self::with(seed, Mutants::NONE)
+    }
+
+    /// A world whose store has planted bugs.
+    pub(crate) fn with(seed: u64, mutants: Mutants) -> Self {
         let mut rng = Rng::new(seed);
         let mut disk = formatted(&mut rng);
-        let options = options(&disk);
+        let options = planted(&disk, mutants);
         let opened = try_open(&mut disk, &mut rng, options, u64::MAX);
         let (store, _) = opened.unwrap().unwrap();
         Self {
+            mutants,
             rng,
             disk,
             store,
@@ -353,11 +365,18 @@ impl World {
         }
     }
 
+    /// Lets everything complete that does so without time passing.
+    pub(crate) fn drain(&mut self) {
+        self.submit();
+        while self.complete() {
+            self.submit();
+        }
+    }
+
     /// Runs until nothing more happens by itself.
     pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
-            self.submit();
-            while self.complete() {}
+            self.drain();
             match self.store.next_deadline() {
                 Some(at) if at <= self.now => self.pass_time(Duration::ZERO),
                 Some(at) => self.pass_time(at.since(self.now)),
@@ -409,14 +428,10 @@ impl World {
 
     pub(crate) fn check_whole(&mut self) {
         let newest = self.read_all(ReadView::Newest);
-        assert_eq!(newest, self.image_at(self.head()), "newest view");
+        assert_same(&newest, &self.image_at(self.head()), "newest view");
         let readable = self.store.readable();
         let found = self.read_all(ReadView::Readable);
-        assert_eq!(
-            found,
-            self.image_at(readable),
-            "readable view at {readable}"
-        );
+        assert_same(&found, &self.image_at(readable), "readable view");
     }
 
     /// The power goes; the store is opened again, perhaps after more cuts, and everything that
@@ -425,7 +440,7 @@ impl World {
         self.disk.power_cut(&mut self.rng);
         while self.rng.one_in(3) {
             let steps = self.rng.below(60);
-            let options = options(&self.disk);
+            let options = planted(&self.disk, self.mutants);
             if let Some(opened) = try_open(&mut self.disk, &mut self.rng, options, steps) {
                 opened.unwrap();
             }
@@ -434,7 +449,7 @@ impl World {
         if self.rng.one_in(4) {
             self.damage_one_superblock();
         }
-        let options = options(&self.disk);
+        let options = planted(&self.disk, self.mutants);
         let opened = try_open(&mut self.disk, &mut self.rng, options, u64::MAX);
         let (store, report) = opened.unwrap().unwrap();
         assert!(report.image.is_trusted(), "{report:?}");
@@ -514,7 +529,7 @@ impl World {
     /// Whether the extents hold nothing above the applied mark: cuts there in a copy and looks.
     pub(crate) fn check_applied_bound(&mut self) {
         let mut disk = self.disk.copy_after_power_cut(&mut self.rng);
-        let options = options(&disk);
+        let options = planted(&disk, self.mutants);
         let opened = try_open(&mut disk, &mut self.rng, options, u64::MAX);
         let (mut store, _) = opened.unwrap().unwrap();
         let at = store.frontiers();
@@ -534,11 +549,20 @@ impl World {
             ReadView::Newest,
             range,
         );
-        assert_eq!(
-            found,
-            self.image_at(at.applied),
-            "cut to the applied mark {at:?}"
+        assert_same(
+            &found,
+            &self.image_at(at.applied),
+            "cut to the applied mark",
         );
+    }
+}
+
+/// Names the first block that differs.
+fn assert_same(found: &Image, want: &Image, what: &str) {
+    let differs = found.iter().zip(want).position(|(have, want)| have != want);
+    if let Some(block) = differs {
+        let (have, want) = (found[block], want[block]);
+        panic!("{what}: block {block} is of record {have}, not {want}");
     }
 }
 
