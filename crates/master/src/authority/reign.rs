@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use moorline_types::{BootId, Epoch, Instant, Policy, ServerId, VolumeId};
+use moorline_types::{AssignmentLine, BootId, Epoch, Instant, Policy, ServerId, VolumeId};
 use moorline_wire::{
     ImageState, VoteClaim,
     control::{
-        EventCause, EventKind, MarkState, PrimaryFaultReason, PromotionFailure, ReplicaReport,
-        ReplicaRole, VoteState,
+        EventCause, EventKind, LineVersion, MarkState, PrimaryFaultReason, PromotionFailure,
+        ReplicaReport, ReplicaRole, VoteState,
     },
 };
 
@@ -174,6 +174,7 @@ impl Authority {
                     Hindrance::LeaseRuns(until) | Hindrance::LeftOut(until) => wake = Some(until),
                     // Another report, or another connection, changes these.
                     Hindrance::StillFollowed
+                    | Hindrance::OldCopy(_)
                     | Hindrance::TooFewVoters { .. }
                     | Hindrance::NoCandidate
                     | Hindrance::NeedsConsent => {}
@@ -340,6 +341,7 @@ impl Authority {
             lease_until: self.leases.running(self.now, id),
             better: volume.reign.better.clone(),
             failover: self.config.failover,
+            unknown_line: self.unknown_line(id, line),
             seats: Vec::new(),
         };
         for member in &line.members {
@@ -355,6 +357,17 @@ impl Authority {
         }
         view.cause = self.cause(volume, &view);
         Some(view)
+    }
+
+    /// The newest line that a connected member persisted, if this master never recorded it.
+    fn unknown_line(&self, id: VolumeId, line: &AssignmentLine) -> Option<LineVersion> {
+        let ours = LineVersion {
+            epoch: line.epoch,
+            config: line.config,
+        };
+        let links = line.members.iter().filter_map(|m| self.up_link(&m.server));
+        let lines = links.filter_map(|link| link.stores.get(&id)?.line);
+        lines.max().filter(|newest| *newest > ours)
     }
 
     fn seat_link(&self, volume: &Volume, server: &ServerId) -> Option<SeatLink> {

@@ -130,6 +130,9 @@ impl Authority {
             VolumePhase::Deleting { .. } => "it is being deleted",
             VolumePhase::Live if serving => return None,
             VolumePhase::Live => match volume.reign.hindrance() {
+                Some(Hindrance::OldCopy(_)) => {
+                    "a replica knows a newer assignment than this master: the master's directory is an old copy, put the current one back"
+                }
                 Some(Hindrance::LeaseRuns(_)) => {
                     "the primary is gone and its lease has not run out yet"
                 }

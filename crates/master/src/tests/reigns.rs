@@ -340,6 +340,46 @@ fn no_lease_is_granted_while_a_successor_is_recorded() {
 }
 
 #[test]
+fn an_old_primary_that_returns_while_its_successor_is_recorded_gets_no_lease() {
+    let mut world = World::new(3);
+    let id = world.serve(Policy::SyncQuorum, 3);
+    world.disconnect(1);
+    unfollow(&mut world, id);
+    world.hold_commits = Hold::Yes;
+    world.pass(ms(3_000));
+    assert_eq!(world.held.len(), 1);
+    world.held_leases.clear();
+    world.connect(1); // the same boot, with nothing new to record
+    world.heartbeat(1);
+    assert!(world.held_leases.is_empty());
+    world.hold_commits = Hold::No;
+    world.commit_all();
+    world.deliver();
+    assert_eq!(world.leader(id).1, 2);
+}
+
+#[test]
+fn a_master_put_back_from_a_copy_lets_the_primary_be() {
+    let mut world = World::new(3);
+    let id = world.serve(Policy::SyncAll, 3);
+    let copy = world.store.clone();
+    let config = world.line(id).config;
+    let result = world.change(1, id, config, &[1, 2]);
+    assert!(matches!(result, ChangeConfigResult::Recorded(_)));
+    world.store = copy;
+    world.restart_master();
+    world.kill(1);
+    unfollow(&mut world, id);
+    world.pass(ms(9_000));
+    assert_eq!(
+        world.leader(id),
+        (1, 1),
+        "server 3 would be thought in sync"
+    );
+    assert!(world.status().reason.unwrap().contains("old copy"));
+}
+
+#[test]
 fn the_in_sync_set_changes_by_compare_and_set_only() {
     let mut world = World::new(3);
     let id = world.serve(Policy::SyncAll, 3);
