@@ -5,7 +5,7 @@
 //! late is an action that is not taken, or taken later. A server that is down takes no action.
 
 use crate::Mutant;
-use crate::commit::{counted_frontier, lease_live, lease_needs};
+use crate::commit::{counted_frontier, lease_live, lease_offers};
 use crate::set::Set;
 use crate::state::{Replica, Role, State};
 use crate::world::{MAJORITY, Policy, REPLICAS, World};
@@ -211,11 +211,8 @@ fn candidate_actions(world: &World, state: &State, candidate: usize, out: &mut V
 
 fn leader_actions(world: &World, state: &State, leader: usize, out: &mut Vec<Action>) {
     let me = &state.replicas[leader];
-    for granters in lease_needs(world, me, leader) {
-        let all = granters
-            .iter()
-            .all(|name| state.replicas[name].vote && state.replicas[name].promised == me.promised);
-        if all && granters != me.lease {
+    for granters in lease_offers(world, state, leader) {
+        if granters != me.lease {
             out.push(Action::Lease {
                 holder: leader,
                 granters: granters.bits(),
@@ -290,7 +287,11 @@ fn may_grow(world: &World, state: &State, me: &Replica, member: usize) -> bool {
     } else {
         committed.max(mark)
     };
-    let granted = me.lease.contains(member) || world.is(Mutant::GrowWithoutLease);
+    let granted = match world.mutant {
+        Some(Mutant::GrowWithoutLease) => true,
+        Some(Mutant::GrowNeedsWholeLease) => lease_live(world, me),
+        _ => me.lease.contains(member),
+    };
     let other = &state.replicas[member];
     me.acked[member] >= point && granted && other.vote && other.intact
 }

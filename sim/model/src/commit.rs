@@ -6,19 +6,27 @@ use crate::set::Set;
 use crate::state::{Replica, Role, State, Wrong};
 use crate::world::{AckPoint, LOG_MAX, MAJORITY, Policy, REPLICAS, World};
 
-/// The smallest sets of granters that make the lease of `holder` live (LEASE-5). A lease of a larger
-/// set is live exactly when one of these is, so the model keeps only these.
-pub(crate) fn lease_needs(world: &World, replica: &Replica, holder: usize) -> Vec<Set> {
+/// Whose grants `holder` may come to hold now (LEASE-1, LEASE-5).
+///
+/// Under `sync_quorum` only the smallest sets that make the lease live: a larger one is live exactly
+/// when one of these is. Under `sync_all` all that can grant: fewer serve nothing more.
+pub(crate) fn lease_offers(world: &World, state: &State, holder: usize) -> Vec<Set> {
+    let me = &state.replicas[holder];
+    let grants =
+        |name: usize| state.replicas[name].vote && state.replicas[name].promised == me.promised;
+    let willing = (0..REPLICAS)
+        .filter(|&name| grants(name))
+        .fold(Set::EMPTY, Set::with);
     match world.policy {
-        Policy::SyncQuorum => Set::ALL
+        Policy::SyncQuorum => willing
             .subsets_with(holder)
             .filter(|granters| granters.len() == MAJORITY)
             .collect(),
-        Policy::SyncAll => vec![lease_covers(world, replica)],
+        Policy::SyncAll => vec![willing.and(lease_covers(world, me))],
     }
 }
 
-/// Whether the lease that `replica` holds makes it serve. A dead lease is an empty set.
+/// Whether the lease that `replica` holds makes it serve.
 pub(crate) fn lease_live(world: &World, replica: &Replica) -> bool {
     match world.policy {
         Policy::SyncQuorum => replica.lease.len() >= MAJORITY,

@@ -12,6 +12,7 @@
 //! | `rules.rs` | what happens: each step of the protocol, with the rule it models |
 //! | `commit.rs` | the commit rule, the lease rule, and the ghost that remembers what was committed |
 //! | `properties.rs` | what must always hold, and what must be reachable |
+//! | `progress.rs` | whether the protocol can be wedged: recovery is possible from everywhere |
 //! | `check.rs` | runs the checker, and makes a readable report |
 //!
 //! The model refuses to know about bytes, disks below "flushed", time as a number, and the network as
@@ -23,6 +24,7 @@ mod action;
 mod check;
 mod commit;
 mod log;
+mod progress;
 mod properties;
 mod rules;
 mod set;
@@ -31,5 +33,6 @@ mod world;
 
 pub use action::{Action, Tail};
 pub use check::{Property, Report, Search, check};
+pub use progress::{Progress, progress};
 pub use state::State;
 pub use world::{AckPoint, Mutant, Policy, Size, World};

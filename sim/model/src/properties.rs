@@ -87,7 +87,7 @@ fn successor(world: &World, state: &State) -> bool {
 }
 
 /// All writes are in, committed, and on every store that has a vote.
-fn converged(world: &World, state: &State) -> bool {
+pub(crate) fn converged(world: &World, state: &State) -> bool {
     let newest = state.master.epoch;
     state.ghost.writes == world.writes
         && newest > 1

@@ -86,7 +86,10 @@ fn promise(world: &World, state: &mut State, member: usize, epoch: u8) {
     if !world.is(Mutant::LeaseWithoutPromise) && !forgot {
         for holder in &mut state.replicas {
             if holder.lease.contains(member) {
-                holder.lease = Set::EMPTY;
+                holder.lease = match world.policy {
+                    Policy::SyncQuorum => Set::EMPTY, // What is left is no majority.
+                    Policy::SyncAll => holder.lease.without(member),
+                };
             }
         }
     }

@@ -27,6 +27,10 @@ impl Set {
         Self(self.0 & !other.0)
     }
 
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     pub(crate) fn covers(self, other: Self) -> bool {
         other.0 & !self.0 == 0
     }

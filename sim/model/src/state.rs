@@ -40,7 +40,7 @@ pub(crate) struct Replica {
     pub(crate) forgot: bool,
     /// A candidate's answers, itself included.
     pub(crate) answers: Set,
-    /// Who granted the lease that it holds. Empty when the lease is dead.
+    /// Whose grants it holds. Whether that is a live lease is the policy's to say.
     pub(crate) lease: Set,
     /// `sync_all`: whose copies a record needs.
     pub(crate) required: Set,

@@ -71,6 +71,8 @@ pub enum Mutant {
     GrowBelowMark,
     /// A joining peer is recorded in sync without having granted a lease (against JOIN-3 and LEASE-5).
     GrowWithoutLease,
+    /// A peer is recorded in sync only while the whole lease is live, not its own grant (against JOIN-3).
+    GrowNeedsWholeLease,
     /// At ack point `received`, memory lost in restarts is not looked at (against PROM-12).
     IgnoresLostMemory,
     /// A cut into what was given up leaves no trace of it (against CUT-6).
@@ -104,6 +106,11 @@ impl Mutant {
             Self::WipedStoreVotes => World { wipes: 1, ..base },
             Self::LongestByPromised | Self::AckBeforeCut => World { epochs: 3, ..base },
             Self::WaitsForTheDead | Self::GrowWithoutLease | Self::ShrinkBeforeRecord => sync_all,
+            Self::GrowNeedsWholeLease => World {
+                wipes: 1,
+                min_copies: 2,
+                ..sync_all
+            },
             Self::LeaseWithoutPromise => base,
             Self::NoSilenceAfterRestart | Self::AckBeforeFlush => World {
                 restarts: 1,
@@ -156,14 +163,18 @@ pub struct World {
 }
 
 impl World {
-    /// The un-mutated world of this policy and size.
+    /// The un-mutated world of this policy, ack point and size.
     #[must_use]
-    pub fn new(policy: Policy, size: Size) -> Self {
-        let (epochs, writes, restarts, wipes) = match (policy, size) {
-            (Policy::SyncQuorum | Policy::SyncAll, Size::Ci) => (2, 2, 1, 1),
-            (Policy::SyncQuorum | Policy::SyncAll, Size::Large) => (3, 2, 2, 1),
+    pub fn new(policy: Policy, ack: AckPoint, size: Size) -> Self {
+        let (epochs, writes, restarts, wipes) = match (size, policy, ack) {
+            (Size::Ci, _, AckPoint::Flushed) => (2, 2, 1, 1),
+            (Size::Ci, Policy::SyncQuorum, AckPoint::Received) => (3, 1, 1, 0),
+            (Size::Ci, Policy::SyncAll, AckPoint::Received) => (2, 1, 1, 0),
+            (Size::Large, Policy::SyncQuorum, AckPoint::Flushed) => (4, 3, 2, 1),
+            (Size::Large, Policy::SyncQuorum, AckPoint::Received) => (3, 2, 2, 1),
+            (Size::Large, Policy::SyncAll, AckPoint::Flushed) => (3, 2, 2, 1),
+            (Size::Large, Policy::SyncAll, AckPoint::Received) => (3, 1, 2, 1),
         };
-        let ack = AckPoint::Flushed;
         Self {
             policy,
             ack,

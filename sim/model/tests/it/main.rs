@@ -1,6 +1,6 @@
 //! The protocol holds in small worlds, and each planted bug is found in one.
 
-use moorline_model::{Mutant, Policy, Report, Search, Size, World, check};
+use moorline_model::{AckPoint, Mutant, Policy, Report, Search, Size, World, check, progress};
 
 const LOST: &str = "committed is never lost";
 const ONE_SERVER: &str = "one server at a time";
@@ -34,20 +34,65 @@ fn holds(world: World) {
 
 #[test]
 fn sync_quorum_holds_in_the_ci_world() {
-    holds(World::new(Policy::SyncQuorum, Size::Ci));
+    holds(World::new(Policy::SyncQuorum, AckPoint::Flushed, Size::Ci));
 }
 
 #[test]
 fn sync_all_holds_in_the_ci_world() {
-    holds(World::new(Policy::SyncAll, Size::Ci));
+    holds(World::new(Policy::SyncAll, AckPoint::Flushed, Size::Ci));
 }
 
 #[test]
 fn sync_all_holds_with_a_floor_of_two_copies() {
     holds(World {
         min_copies: 2,
-        ..World::new(Policy::SyncAll, Size::Ci)
+        ..World::new(Policy::SyncAll, AckPoint::Flushed, Size::Ci)
     });
+}
+
+#[test]
+fn sync_quorum_at_received_holds_in_the_ci_world() {
+    holds(World::new(Policy::SyncQuorum, AckPoint::Received, Size::Ci));
+}
+
+#[test]
+fn sync_all_at_received_holds_in_the_ci_world() {
+    holds(World::new(Policy::SyncAll, AckPoint::Received, Size::Ci));
+}
+
+#[test]
+fn recovery_is_possible_from_every_state() {
+    for (policy, ack, min_copies, wipes) in [
+        (Policy::SyncQuorum, AckPoint::Flushed, 1, 1),
+        (Policy::SyncQuorum, AckPoint::Received, 1, 0),
+        (Policy::SyncAll, AckPoint::Flushed, 1, 1),
+        // The floor bites: a wiped member can only leave after another one joined.
+        (Policy::SyncAll, AckPoint::Flushed, 2, 1),
+        (Policy::SyncAll, AckPoint::Received, 2, 0),
+    ] {
+        let base = World::new(policy, ack, Size::Ci);
+        let world = World {
+            epochs: 2,
+            writes: 1,
+            restarts: 1,
+            wipes,
+            min_copies,
+            ..base
+        };
+        let progress = progress(world);
+        assert!(
+            progress.obliged > 0 && progress.wedged.is_none(),
+            "{world:?}\n{progress}"
+        );
+    }
+}
+
+#[test]
+fn growth_that_needs_the_whole_lease_wedges_at_the_floor() {
+    let world = Mutant::GrowNeedsWholeLease.world();
+    assert!(progress(world).wedged.is_some());
+    let healthy = progress(world.healthy());
+    assert!(healthy.wedged.is_none(), "{healthy}");
 }
 
 #[test]
@@ -127,6 +172,16 @@ fn growth_without_a_lease_is_found() {
 }
 
 #[test]
+fn memory_lost_in_restarts_and_ignored_is_found() {
+    finds(Mutant::IgnoresLostMemory, &[LOST]);
+}
+
+#[test]
+fn cut_that_leaves_no_evidence_is_found() {
+    finds(Mutant::CutsWithoutEvidence, &[LOST]);
+}
+
+#[test]
 fn counterexample_is_a_readable_path() {
     let report = check(Mutant::LeaseWithoutPromise.world(), &Search::default());
     let (_, path) = report.violations.first().expect("the mutant is found");
@@ -141,7 +196,10 @@ fn search_that_hits_its_limit_says_so() {
         states_max: 1000,
         ..Search::default()
     };
-    let report = check(World::new(Policy::SyncAll, Size::Large), &search);
+    let report = check(
+        World::new(Policy::SyncAll, AckPoint::Flushed, Size::Large),
+        &search,
+    );
     assert!(!report.complete && !report.holds(), "{report}");
     assert!(report.violations.is_empty(), "{report}");
 }
