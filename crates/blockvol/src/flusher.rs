@@ -70,6 +70,10 @@ impl Default for FlusherConfig {
     }
 }
 
+/// A full log starts a pass early, but not for less than this part of what starts one anyway: when
+/// a pin keeps the log full, passes over single records would not make room.
+const URGENT_PART: u64 = 16;
+
 /// Map pages read and written at a time.
 const PAGE_OPS_MAX: usize = 8;
 
@@ -233,7 +237,8 @@ impl Store {
         let of_log = self.log.capacity_bytes() * config.dirty_percent_max / 100;
         let due = self.flusher.counted_bytes > config.dirty_bytes_max.min(of_log)
             || since.after(config.dirty_time_max) <= now
-            || self.used_percent() > config.urgent_percent
+            || (self.used_percent() > config.urgent_percent
+                && self.flusher.counted_bytes > config.dirty_bytes_max / URGENT_PART)
             || self.closing.is_closing();
         if due {
             self.start_pass(appliable, ops);

@@ -61,7 +61,7 @@ fn live_and_die(seed: u64, mutants: Mutants) {
 #[test]
 fn what_was_said_to_be_durable_is_there_after_any_crash() {
     let seeds = std::env::var("MOORLINE_SEEDS").ok();
-    let seeds = seeds.map_or(0..24, |text| {
+    let seeds = seeds.map_or(0..16, |text| {
         let (first, end) = text.split_once("..").expect("MOORLINE_SEEDS=first..end");
         first.parse().unwrap()..end.parse().unwrap()
     });

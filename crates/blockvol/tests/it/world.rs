@@ -14,6 +14,8 @@ use moorline_types::{
 };
 use moorline_wal::{Record, RecordKind, block_crcs};
 
+use sha2::{Digest, Sha256};
+
 use crate::disk::{Disk, Rng};
 
 pub(crate) const VOLUME: VolumeId = VolumeId::new(77);
@@ -449,6 +451,7 @@ impl World {
         if self.rng.one_in(4) {
             self.damage_one_superblock();
         }
+        let digest = self.rng.one_in(4).then(|| self.digest());
         let options = planted(&self.disk, self.mutants);
         let opened = try_open(&mut self.disk, &mut self.rng, options, u64::MAX);
         let (store, report) = opened.unwrap().unwrap();
@@ -460,6 +463,21 @@ impl World {
         self.reads.clear();
         self.promises.clear();
         self.adopt();
+        if let Some((through, hash)) = digest {
+            assert_eq!(
+                hash,
+                hash_of(&self.image_at(through)),
+                "digest through {through}"
+            );
+        }
+    }
+
+    /// The digest of the image through the head, as an offline look finds it.
+    fn digest(&self) -> (Lsn, String) {
+        use moorline_blockvol::inspect::{DigestThrough, inspect};
+        let found = inspect(&self.disk, DigestThrough::Record(Lsn::MAX)).unwrap();
+        let digest = found.store.unwrap().digest.unwrap();
+        (digest.through, digest.sha256.expect("nothing is damaged"))
     }
 
     fn damage_one_superblock(&mut self) {
@@ -555,6 +573,21 @@ impl World {
             "cut to the applied mark",
         );
     }
+}
+
+/// The digest that an image must have.
+fn hash_of(image: &Image) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update(BLOCKS.to_le_bytes());
+    for (block, value) in (0..).zip(image) {
+        if *value != 0 {
+            let block = BlockIndex::new(block);
+            hasher.update(block.get().to_le_bytes());
+            hasher.update(content(*value, block));
+        }
+    }
+    let bytes = hasher.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Names the first block that differs.
