@@ -167,7 +167,8 @@ struct Reading {
 }
 
 impl LogOpening {
-    /// Begins to open the log whose first retained frame `anchor` names.
+    /// Begins to open the log whose first retained frame `anchor` names. *Both* superblocks must
+    /// durably name this very anchor by now: what lies before it is free, and opening writes.
     ///
     /// `history` is the persisted epoch history (starts above the anchor's tail are ignored: the
     /// records say them). `durable_floor` is the highest LSN that this store is known to have
