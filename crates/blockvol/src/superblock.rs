@@ -30,6 +30,8 @@ const FEATURES_KNOWN: u64 = 0;
 const HISTORY_MAX: usize = 2048;
 
 const FIXED_BYTES: usize = 256;
+/// Where the fields of the fixed part end; zeroes follow.
+const HEAD_END: usize = 234;
 const CRC_AT: usize = 12;
 const LENGTH_AT: usize = 16;
 
@@ -310,107 +312,142 @@ fn seal(mut bytes: Vec<u8>) -> Result<Vec<u8>, Full> {
     Ok(bytes)
 }
 
-/// How long each section is.
-struct Sections {
+/// The fixed part behind the feature bits.
+struct Head {
+    generation: u64,
+    cluster: ClusterId,
+    volume: VolumeId,
+    store: StoreId,
+    boot: u128,
+    open: OpenCount,
+    size_blocks: BlockCount,
+    log_bytes: u64,
+    applied: Lsn,
+    checkpoint: Lsn,
+    committed: Lsn,
+    anchor: LogAnchor,
+    flags: u32,
+    promised: Epoch,
+    promised_boot: BootId,
+    /// Entries.
     history: usize,
+    /// Entries.
     given_up: usize,
+    /// Bytes.
     line: usize,
+    /// Bytes.
     names: [usize; 3],
 }
 
-fn decode_body(fields: &mut Decoder<'_>) -> Result<Superblock, CopyFault> {
-    let bad = |field| CopyFault::BadField { field };
-    let mut head = || {
-        let generation = fields.u64()?;
-        let ids = (fields.u128()?, fields.u128()?, fields.u128()?);
-        let boot = fields.u128()?;
-        let open = OpenCount::new(fields.u64()?);
-        let sizes = (fields.u64()?, fields.u64()?);
-        let marks = (fields.lsn()?, fields.lsn()?, fields.lsn()?);
-        let anchor = LogAnchor {
+fn decode_head(fields: &mut Decoder<'_>) -> Option<Head> {
+    // Evaluated in the order written, which is the order of the bytes.
+    let head = Head {
+        generation: fields.u64()?,
+        cluster: ClusterId::new(fields.u128()?),
+        volume: VolumeId::new(fields.u128()?),
+        store: StoreId::new(fields.u128()?),
+        boot: fields.u128()?,
+        open: OpenCount::new(fields.u64()?),
+        size_blocks: BlockCount::new(fields.u64()?),
+        log_bytes: fields.u64()?,
+        applied: fields.lsn()?,
+        checkpoint: fields.lsn()?,
+        committed: fields.lsn()?,
+        anchor: LogAnchor {
             tail: fields.lsn()?,
             position: fields.u64()?,
             sequence: fields.u64()?,
             previous_crc: fields.u32()?,
-        };
-        let flags = fields.u32()?;
-        let promise = (fields.epoch()?, BootId::new(fields.u128()?));
-        let (history, given_up, line) = (fields.u32()?, fields.u32()?, fields.u32()?);
-        let names = [fields.u16()?, fields.u16()?, fields.u16()?].map(usize::from);
-        let sections = Sections {
-            history: history as usize,
-            given_up: given_up as usize,
-            line: line as usize,
-            names,
-        };
-        fields.bytes(FIXED_BYTES - 234)?;
-        Some((
-            generation, ids, boot, open, sizes, marks, anchor, flags, promise, sections,
-        ))
+        },
+        flags: fields.u32()?,
+        promised: fields.epoch()?,
+        promised_boot: BootId::new(fields.u128()?),
+        history: fields.u32()? as usize,
+        given_up: fields.u32()? as usize,
+        line: fields.u32()? as usize,
+        names: [fields.u16()?, fields.u16()?, fields.u16()?].map(usize::from),
     };
-    let (generation, ids, boot, open, sizes, marks, anchor, flags, promise, sections) =
-        head().ok_or(bad("fixed part"))?;
+    fields.bytes(FIXED_BYTES - HEAD_END)?;
+    Some(head)
+}
 
-    let layout =
-        Layout::new(BlockCount::new(sizes.0), sizes.1).ok_or(bad("size of volume or log"))?;
+fn decode_body(fields: &mut Decoder<'_>) -> Result<Superblock, CopyFault> {
+    let bad = |field| CopyFault::BadField { field };
+    let head = decode_head(fields).ok_or(bad("fixed part"))?;
+    let layout = Layout::new(head.size_blocks, head.log_bytes);
+    let layout = layout.ok_or(bad("size of volume or log"))?;
+    let (applied, checkpoint, anchor) = (head.applied, head.checkpoint, head.anchor);
+    if checkpoint > applied || anchor.tail > checkpoint || anchor.position > layout.log_bytes {
+        return Err(bad("frontiers"));
+    }
     let mut name = |index: usize| {
-        let bytes = fields.bytes(sections.names[index])?;
+        let bytes = fields.bytes(head.names[index])?;
         std::str::from_utf8(bytes).ok()
     };
     let server = name(0).and_then(|text| text.parse().ok());
     let promiser = name(1);
     let volume_name = name(2).ok_or(bad("volume name"))?.to_owned();
-    let promised = if flags & FLAG_PROMISED == 0 {
-        None
-    } else {
-        let server = promiser.and_then(|text| text.parse().ok());
-        Some(PromiseRecord {
-            epoch: promise.0,
-            server: server.ok_or(bad("promise"))?,
-            boot: promise.1,
-        })
-    };
-    let history = decode_history(fields, sections.history).ok_or(bad("epoch history"))?;
-    let given_up = decode_given_up(fields, sections.given_up).ok_or(bad("given-up ranges"))?;
-    let line = fields.bytes(sections.line).ok_or(bad("line"))?;
-    let line = if flags & FLAG_LINE == 0 {
-        None
-    } else {
-        Some(serde_json::from_slice(line).map_err(|_| bad("line"))?)
-    };
+    let durable = decode_durable(fields, &head, promiser)?;
     if !fields.is_empty() {
         return Err(bad("length"));
     }
-    let (applied, checkpoint, committed) = marks;
-    if checkpoint > applied || anchor.tail > checkpoint || anchor.position > layout.log_bytes {
-        return Err(bad("frontiers"));
-    }
+    let (history, durable) = durable;
     Ok(Superblock {
-        generation,
+        generation: head.generation,
         identity: StoreIdentity {
-            cluster: ClusterId::new(ids.0),
-            volume: VolumeId::new(ids.1),
+            cluster: head.cluster,
+            volume: head.volume,
             volume_name,
             server: server.ok_or(bad("server"))?,
-            store: StoreId::new(ids.2),
+            store: head.store,
         },
         layout,
-        open,
-        boot: (boot != 0).then_some(BootId::new(boot)),
+        open: head.open,
+        boot: (head.boot != 0).then_some(BootId::new(head.boot)),
         applied,
         checkpoint,
         anchor,
         history,
-        durable: Durable {
-            promised,
-            line,
-            incomplete: flags & FLAG_INCOMPLETE != 0,
-            needs_rebuild: flags & FLAG_NEEDS_REBUILD != 0,
-            given_up,
-            committed,
-            clean_shutdown: flags & FLAG_CLEAN != 0,
-        },
+        durable,
     })
+}
+
+/// The sections behind the names, and the flags.
+fn decode_durable(
+    fields: &mut Decoder<'_>,
+    head: &Head,
+    promiser: Option<&str>,
+) -> Result<(Vec<EpochStart>, Durable), CopyFault> {
+    let bad = |field| CopyFault::BadField { field };
+    let is_set = |flag| head.flags & flag != 0;
+    let promised = if is_set(FLAG_PROMISED) {
+        let server = promiser.and_then(|text| text.parse().ok());
+        Some(PromiseRecord {
+            epoch: head.promised,
+            server: server.ok_or(bad("promise"))?,
+            boot: head.promised_boot,
+        })
+    } else {
+        None
+    };
+    let history = decode_history(fields, head.history).ok_or(bad("epoch history"))?;
+    let given_up = decode_given_up(fields, head.given_up).ok_or(bad("given-up ranges"))?;
+    let line = fields.bytes(head.line).ok_or(bad("line"))?;
+    let line = if is_set(FLAG_LINE) {
+        Some(serde_json::from_slice(line).map_err(|_| bad("line"))?)
+    } else {
+        None
+    };
+    let durable = Durable {
+        promised,
+        line,
+        incomplete: is_set(FLAG_INCOMPLETE),
+        needs_rebuild: is_set(FLAG_NEEDS_REBUILD),
+        given_up,
+        committed: head.committed,
+        clean_shutdown: is_set(FLAG_CLEAN),
+    };
+    Ok((history, durable))
 }
 
 fn decode_history(fields: &mut Decoder<'_>, count: usize) -> Option<Vec<EpochStart>> {
