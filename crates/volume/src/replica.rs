@@ -125,6 +125,8 @@ pub struct Replica {
     export: Option<ExportState>,
     doubtful: Option<LsnRange>,
     last_shutdown: LastShutdown,
+    /// Committed as known at the open: above the head when records were lost that others hold.
+    committed_at_open: Lsn,
     /// What clients were told through, as this replica heard.
     acknowledged: Lsn,
     /// The epoch that this boot acts or acted in as candidate: never entered twice.
@@ -199,6 +201,7 @@ impl Replica {
             export: None,
             doubtful: report.log.torn,
             last_shutdown,
+            committed_at_open: report.committed_known,
             acknowledged: Lsn::ZERO,
             led: Epoch::ZERO,
             serial: 0,
@@ -420,7 +423,7 @@ impl Replica {
             applied: frontiers.applied,
             checkpoint: frontiers.checkpoint,
             tail: frontiers.tail,
-            committed: frontiers.committed,
+            committed: frontiers.committed.max(self.committed_at_open),
             acknowledged: self.acknowledged,
             line: durable.line.clone(),
             vote: self.vote_claim(),
