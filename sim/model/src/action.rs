@@ -6,6 +6,7 @@
 
 use crate::Mutant;
 use crate::commit::{counted_frontier, lease_live, lease_offers};
+use crate::rules::holds_best;
 use crate::set::Set;
 use crate::state::{Replica, Role, State};
 use crate::world::{MAJORITY, Policy, REPLICAS, World};
@@ -43,7 +44,13 @@ pub enum Action {
         /// Whose answer it is.
         candidate: usize,
     },
-    /// `candidate` has enough: it adopts the best log and appends its mark.
+    /// `candidate` has enough: it cuts its log to what it has in common with the best one, or fetches the
+    /// next record of that.
+    Fetch {
+        /// Who.
+        candidate: usize,
+    },
+    /// `candidate` has enough and holds the best log: it appends its mark.
     Open {
         /// Who.
         candidate: usize,
@@ -204,8 +211,10 @@ fn candidate_actions(world: &World, state: &State, candidate: usize, out: &mut V
         Policy::SyncAll if world.is(Mutant::WaitsForTheDead) => me.answers.covers(me.required),
         Policy::SyncAll => me.intact || me.answers.covers(me.required),
     };
-    if enough {
+    if enough && holds_best(world, state, candidate) {
         out.push(Action::Open { candidate });
+    } else if enough {
+        out.push(Action::Fetch { candidate });
     }
 }
 

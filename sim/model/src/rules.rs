@@ -18,6 +18,7 @@ pub(crate) fn step(world: &World, before: &State, action: Action) -> State {
             let me = &mut state.replicas[candidate];
             me.answers = me.answers.with(member);
         }
+        Action::Fetch { candidate } => fetch(world, &mut state, candidate),
         Action::Open { candidate } => open(world, &mut state, candidate),
         Action::Lease { holder, granters } => {
             state.replicas[holder].lease = Action::set(granters);
@@ -114,23 +115,44 @@ fn promise(world: &World, state: &mut State, member: usize, epoch: u8) {
     }
 }
 
-/// PROM-5, PROM-6, PROM-9: the candidate's log becomes the best one, then its mark.
+/// PROM-6: one step towards the best log. What is given up is noted durably before the cut (CUT-6).
+fn fetch(world: &World, state: &mut State, candidate: usize) {
+    let answers = state.replicas[candidate].answers;
+    let best = state.replicas[best_answer(world, state, answers, candidate)].log;
+    let me = state.replicas[candidate];
+    let common = me.log.common(&best);
+    if common == me.log.head() {
+        let me = &mut state.replicas[candidate].log;
+        me.append(best.records()[usize::from(common)]);
+        me.flush();
+        return;
+    }
+    let mut leading = best;
+    if memory_may_be_lost(world, state, answers) {
+        state.replicas[candidate].gave_up |= !world.is(Mutant::CutsWithoutEvidence);
+        leading.append(Record::mark_of_loss(me.promised));
+    }
+    cut(state, candidate, &leading);
+}
+
+/// Whether the candidate's log is the best among its answers.
+pub(crate) fn holds_best(world: &World, state: &State, candidate: usize) -> bool {
+    let me = &state.replicas[candidate];
+    let best = &state.replicas[best_answer(world, state, me.answers, candidate)].log;
+    me.log.records() == best.records()
+}
+
+/// PROM-9: the mark.
 fn open(world: &World, state: &mut State, candidate: usize) {
     let answers = state.replicas[candidate].answers;
-    let best = best_answer(world, state, answers, candidate);
-    let epoch = state.replicas[candidate].promised;
     let loss = memory_may_be_lost(world, state, answers);
-    let mark = if loss {
-        Record::mark_of_loss(epoch)
-    } else {
-        Record::mark(epoch)
-    };
-    let mut log = state.replicas[best].log;
-    log.flush();
-    log.append(mark);
-    cut(state, candidate, &log);
     let me = &mut state.replicas[candidate];
-    me.log = log;
+    let mark = if loss {
+        Record::mark_of_loss(me.promised)
+    } else {
+        Record::mark(me.promised)
+    };
+    me.log.append(mark);
     me.gave_up = false;
     me.intact = true;
     me.role = Role::Opening;
