@@ -1,0 +1,408 @@
+//! One NBD connection.
+//!
+//! ```text
+//!  Haggling ──agreed──> Attached ──DISC, bad bytes──> Leaving ──all answered and sent──> ended
+//! ```
+//!
+//! Requests are read ahead as far as the limits allow and given to the node at once, many with one
+//! system call; answers of one batch leave with one. Nothing here waits: a client that is held back
+//! has its bytes kept, and its socket is not read until there is room.
+
+use std::{
+    io::{IoSlice, IoSliceMut},
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Buf;
+use moorline_nbd::{
+    Handshake, HandshakeProgress, Limits, Negotiated, Outgoing, Progress, Request, Responder,
+    Session,
+};
+use moorline_types::{BLOCK_SIZE, BufferPool, VolumeId};
+use moorline_volume::{
+    Event,
+    client::{ClientId, ClientOp, ClientReply, ClientRequest, RequestId},
+};
+
+use super::{
+    exports::ExportTable,
+    load::{Admission, Load, REQUEST_BYTES_MIN, TotalLoad},
+    translate,
+};
+use crate::{ready::Ready, socket::Socket};
+
+/// Most bytes read from one client in one turn of the driver, so that a busy one starves nobody.
+const TURN_BYTES_MAX: usize = 2 << 20;
+
+/// Most pieces in one vectored write.
+const SLICES_MAX: usize = 128;
+
+/// What a turn of a client uses of the front.
+pub(super) struct Turn<'a> {
+    pub(super) exports: &'a ExportTable,
+    pub(super) load: &'a mut TotalLoad,
+    pub(super) scratch: &'a mut [u8],
+    pub(super) pool: &'a BufferPool,
+}
+
+#[derive(Debug)]
+enum State {
+    Haggling(Handshake),
+    Attached {
+        volume: VolumeId,
+        session: Session,
+    },
+    /// No more requests are read.
+    Leaving {
+        volume: Option<VolumeId>,
+    },
+}
+
+/// A request at the node.
+#[derive(Debug)]
+struct Waiting {
+    responder: Responder,
+    /// What it counts for.
+    bytes: usize,
+}
+
+/// A place for one.
+#[derive(Default, Debug)]
+struct Slot {
+    /// Counts the requests that were here; the high half of their id.
+    generation: u32,
+    waiting: Option<Waiting>,
+}
+
+/// Why reading stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stop {
+    /// The socket is empty, and wakes the client.
+    Empty,
+    /// The client is held back; an answer or the front wakes it.
+    Full,
+    /// The turn is over.
+    Again,
+    /// The peer is gone.
+    Gone,
+}
+
+/// What became of a piece of input.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taken {
+    All,
+    /// The rest is kept.
+    HeldBack,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    id: ClientId,
+    socket: Socket,
+    state: State,
+    out: Outgoing,
+    /// Bytes of `out` that count as load.
+    out_counted: usize,
+    /// Requests at the node, by the low half of their id.
+    waiting: Vec<Slot>,
+    free: Vec<u32>,
+    load: Load,
+    /// Read and not looked at.
+    kept: Vec<u8>,
+    /// Bytes counted in for the write whose payload is coming.
+    coming: usize,
+    is_held_back: bool,
+    ready: Arc<Ready>,
+    waker: Waker,
+}
+
+impl Client {
+    pub(super) fn new(id: ClientId, socket: Socket, ready: Arc<Ready>, bytes_max: usize) -> Self {
+        let mut out = Outgoing::new();
+        let handshake = Handshake::start(Limits::default(), &mut out);
+        let waker = Waker::from(Arc::clone(&ready));
+        // The greeting goes out, and the socket's waker is set, at the next turn.
+        ready.list();
+        Self {
+            id,
+            socket,
+            state: State::Haggling(handshake),
+            out,
+            out_counted: 0,
+            waiting: Vec::new(),
+            free: Vec::new(),
+            load: Load::new(id, bytes_max),
+            kept: Vec::new(),
+            coming: 0,
+            is_held_back: false,
+            ready,
+            waker,
+        }
+    }
+
+    pub(super) fn is_haggling(&self) -> bool {
+        matches!(self.state, State::Haggling(_))
+    }
+
+    pub(super) fn volume(&self) -> Option<VolumeId> {
+        match &self.state {
+            State::Haggling(_) => None,
+            State::Attached { volume, .. } => Some(*volume),
+            State::Leaving { volume } => *volume,
+        }
+    }
+
+    pub(super) fn has_answers(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    pub(super) fn wake(&self) {
+        self.ready.list();
+    }
+
+    pub(super) fn shut_down(&mut self) {
+        match &mut self.state {
+            State::Haggling(handshake) => handshake.shut_down(),
+            State::Attached { session, .. } => session.shut_down(),
+            State::Leaving { .. } => {}
+        }
+    }
+
+    /// Ends the connection and gives back what it counted for.
+    pub(super) fn close(mut self, total: &mut TotalLoad) {
+        let bytes = self.load.bytes();
+        self.load.release(bytes, total);
+        self.socket.shut_down();
+    }
+
+    /// Reads what is there, gives requests to `sink`, sends answers. Says whether the connection has
+    /// ended.
+    pub(super) fn turn(&mut self, mut turn: Turn<'_>, sink: &mut dyn FnMut(Event)) -> bool {
+        self.is_held_back = false;
+        let stop = self.read(&mut turn, sink);
+        let ended = self.flush(turn.load);
+        match stop {
+            Stop::Empty => {}
+            Stop::Full => self.is_held_back = true,
+            Stop::Again => self.ready.list(),
+            Stop::Gone => return true,
+        }
+        ended
+    }
+
+    fn read(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FnMut(Event)) -> Stop {
+        if !self.kept.is_empty() {
+            let kept = std::mem::take(&mut self.kept);
+            if self.take(&kept, turn, sink) == Taken::HeldBack {
+                return Stop::Full;
+            }
+        }
+        let mut left = TURN_BYTES_MAX;
+        loop {
+            if self.load.is_full() {
+                return Stop::Full;
+            }
+            let space = match &mut self.state {
+                State::Attached { session, .. } => session.payload_space(),
+                State::Haggling(_) => None,
+                // A client that said good-bye sends nothing; its closing is not waited for.
+                State::Leaving { .. } => return Stop::Empty,
+            };
+            let space = space.unwrap_or(&mut []);
+            let in_place = space.len();
+            let mut cx = Context::from_waker(&self.waker);
+            let mut slices = [IoSliceMut::new(space), IoSliceMut::new(turn.scratch)];
+            let first = usize::from(in_place == 0);
+            let count = match self.socket.poll_read(&mut cx, &mut slices[first..]) {
+                Poll::Pending => return Stop::Empty,
+                Poll::Ready(Ok(0) | Err(_)) => return Stop::Gone,
+                Poll::Ready(Ok(count)) => count,
+            };
+            if in_place > 0 {
+                self.filled(count.min(in_place), sink);
+            }
+            let scratch = std::mem::take(&mut turn.scratch);
+            let taken = self.take(&scratch[..count.saturating_sub(in_place)], turn, sink);
+            turn.scratch = scratch;
+            if taken == Taken::HeldBack {
+                return Stop::Full;
+            }
+            left = left.saturating_sub(count);
+            if left == 0 {
+                return Stop::Again;
+            }
+        }
+    }
+
+    /// Notes that bytes of a payload were read in place.
+    fn filled(&mut self, count: usize, sink: &mut dyn FnMut(Event)) {
+        let State::Attached { volume, session } = &mut self.state else {
+            unreachable!("only an attached client has payload space");
+        };
+        let volume = *volume;
+        if let Some(request) = session.payload_filled(count) {
+            let bytes = std::mem::take(&mut self.coming);
+            self.request(volume, request, bytes, sink);
+        }
+    }
+
+    /// Looks at bytes that were read; keeps what there is no room for.
+    fn take(
+        &mut self,
+        mut input: &[u8],
+        turn: &mut Turn<'_>,
+        sink: &mut dyn FnMut(Event),
+    ) -> Taken {
+        while let State::Haggling(handshake) = &mut self.state {
+            let progress = handshake.receive(&mut input, turn.exports, &mut self.out);
+            self.state = match progress {
+                HandshakeProgress::NeedInput => return Taken::All,
+                HandshakeProgress::Answered => {
+                    // A lost connection is found by the read that follows.
+                    let _ = self.flush(turn.load);
+                    if self.has_answers() {
+                        self.kept = input.to_vec();
+                        return Taken::HeldBack;
+                    }
+                    continue;
+                }
+                HandshakeProgress::Agreed(negotiated) => attach(*negotiated, turn.exports),
+                HandshakeProgress::Aborted => State::Leaving { volume: None },
+                HandshakeProgress::Refused(error) => {
+                    tracing::info!(client = self.id.get(), %error, "an NBD handshake failed");
+                    State::Leaving { volume: None }
+                }
+            };
+        }
+        loop {
+            let State::Attached { volume, session } = &mut self.state else {
+                return Taken::All;
+            };
+            let volume = *volume;
+            if self.load.is_full() {
+                self.kept = input.to_vec();
+                return Taken::HeldBack;
+            }
+            match session.receive(&mut input, &mut self.out) {
+                Progress::NeedInput => return Taken::All,
+                Progress::NeedBuffer { pages } => {
+                    let bytes = (pages * BLOCK_SIZE).max(REQUEST_BYTES_MIN);
+                    match self.load.admit(bytes, turn.load) {
+                        Admission::Granted => {
+                            session.supply(turn.pool.dirty(pages));
+                            self.coming = bytes;
+                        }
+                        Admission::WaitsForOwn | Admission::WaitsForOthers => {
+                            self.kept = input.to_vec();
+                            return Taken::HeldBack;
+                        }
+                    }
+                }
+                Progress::Request(request) => {
+                    let mut bytes = std::mem::take(&mut self.coming);
+                    if bytes == 0 {
+                        bytes = translate::bytes(&request.command).max(REQUEST_BYTES_MIN);
+                        self.load.add(bytes, turn.load);
+                    }
+                    self.request(volume, request, bytes, sink);
+                }
+                Progress::Disconnected => self.leave(volume),
+                Progress::Broken(error) => {
+                    tracing::warn!(client = self.id.get(), %error, "an NBD client lost its frame");
+                    self.leave(volume);
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, volume: VolumeId) {
+        self.state = State::Leaving {
+            volume: Some(volume),
+        };
+    }
+
+    /// Gives a request to the node.
+    fn request(
+        &mut self,
+        volume: VolumeId,
+        Request { command, responder }: Request,
+        bytes: usize,
+        sink: &mut dyn FnMut(Event),
+    ) {
+        let op: Option<ClientOp> = translate::op(command);
+        let request = self.slot(Waiting { responder, bytes });
+        match op {
+            Some(op) => sink(Event::Requested(ClientRequest {
+                volume,
+                client: self.id,
+                request,
+                op,
+            })),
+            None => self.answer(request, ClientReply::Done),
+        }
+    }
+
+    /// Finds a place for a request; its id is never used twice while an answer may be under way.
+    fn slot(&mut self, waiting: Waiting) -> RequestId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.waiting.push(Slot::default());
+            u32::try_from(self.waiting.len() - 1).expect("the load bounds the requests")
+        });
+        let slot = &mut self.waiting[index as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.waiting = Some(waiting);
+        RequestId::new(u64::from(slot.generation) << 32 | u64::from(index))
+    }
+
+    /// Encodes the answer to a request; [`Client::flush`] sends it.
+    pub(super) fn answer(&mut self, request: RequestId, reply: ClientReply) {
+        let index = u32::try_from(request.get() & u64::from(u32::MAX)).expect("masked");
+        let slot = &mut self.waiting[index as usize];
+        assert!(
+            u64::from(slot.generation) == request.get() >> 32,
+            "an answer is for the request that it names"
+        );
+        let waiting = slot.waiting.take();
+        let Waiting { responder, bytes } = waiting.expect("each request is answered once");
+        self.free.push(index);
+        // It goes on counting until it is sent.
+        self.out_counted += bytes;
+        if let Err(mismatch) = translate::answer(responder, reply, &mut self.out) {
+            tracing::error!(client = self.id.get(), %mismatch, "an answer did not fit its request");
+        }
+    }
+
+    /// Sends as much as the socket takes. Says whether the connection has ended.
+    pub(super) fn flush(&mut self, total: &mut TotalLoad) -> bool {
+        let mut cx = Context::from_waker(&self.waker);
+        while self.out.has_remaining() {
+            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+            let count = self.out.chunks_vectored(&mut slices);
+            match self.socket.poll_write(&mut cx, &slices[..count]) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(sent)) => self.out.advance(sent),
+                Poll::Ready(Err(_)) => return true,
+            }
+        }
+        self.load
+            .release(std::mem::take(&mut self.out_counted), total);
+        if self.is_held_back {
+            self.ready.list();
+        }
+        let is_done = self.free.len() == self.waiting.len();
+        matches!(self.state, State::Leaving { .. }) && is_done
+    }
+}
+
+/// What follows an agreement. The volume may have moved away since it was found.
+fn attach(negotiated: Negotiated, exports: &ExportTable) -> State {
+    match exports.served(&negotiated.export.name) {
+        Some(volume) => State::Attached {
+            volume,
+            session: Session::new(negotiated, Limits::default()),
+        },
+        None => State::Leaving { volume: None },
+    }
+}
