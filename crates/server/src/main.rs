@@ -1,2 +1,7 @@
 //! Parses, wires and waits.
-fn main() {}
+
+use std::{env, process::ExitCode};
+
+fn main() -> ExitCode {
+    moorline_server::cli::run(env::args_os())
+}

@@ -1,0 +1,263 @@
+//! `moorline serve`: settings from flags and from a file, flags first.
+
+pub(super) mod file;
+
+use std::{
+    fmt,
+    io::Write,
+    net::SocketAddr,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use clap::Args;
+use moorline_types::ServerId;
+use rustix::process::{Pid, Signal};
+
+use self::file::ConfigFile;
+use super::{CliError, Exit, args::HostPort, logging, master::LogArgs, master_client::read_key};
+use crate::config::{
+    DeviceAccess, Exposure, LEASE_MS_DEFAULT, Listen, LogFormat, LogSettings, NbdLimits,
+    OnVolatileLoss, ServeConfig, ServeEndpoints, StoreLocation,
+};
+
+#[derive(Debug, Default, Args)]
+pub(super) struct ServeArgs {
+    /// TOML file with settings; flags win over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print a commented sample of that file, and end
+    #[arg(long, exclusive = true)]
+    print_config: bool,
+    /// Its name in the cluster
+    #[arg(long, value_name = "ID")]
+    server_id: Option<ServerId>,
+    /// Keep one store file per volume below this directory
+    #[arg(long, conflicts_with = "device")]
+    dir: Option<PathBuf>,
+    /// Keep the store of one volume on this block device
+    #[arg(long, value_name = "PATH")]
+    device: Option<PathBuf>,
+    /// The master's address
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "MOORLINE_MASTER",
+        hide_env_values = true
+    )]
+    master: Option<HostPort>,
+    /// Where servers send it records
+    #[arg(long, value_name = "IP:PORT")]
+    data: Option<SocketAddr>,
+    /// Where servers reach it for all else
+    #[arg(long, value_name = "IP:PORT")]
+    control: Option<SocketAddr>,
+    /// Where NBD clients reach it
+    #[arg(long, value_name = "IP:PORT")]
+    nbd: Option<SocketAddr>,
+    /// What other servers are told instead of --data
+    #[arg(long, value_name = "HOST:PORT")]
+    data_advertise: Option<HostPort>,
+    /// What other servers are told instead of --control
+    #[arg(long, value_name = "HOST:PORT")]
+    control_advertise: Option<HostPort>,
+    /// What clients are told instead of --nbd
+    #[arg(long, value_name = "HOST:PORT")]
+    nbd_advertise: Option<HostPort>,
+    /// Unix socket for NBD clients, beside --nbd
+    #[arg(long, value_name = "PATH")]
+    nbd_unix: Option<PathBuf>,
+    /// Listening socket inherited as this descriptor, instead of binding --nbd
+    #[arg(long, value_name = "FD", hide = true, value_parser = clap::value_parser!(RawFd).range(0..))]
+    nbd_fd: Option<RawFd>,
+    /// Where metrics are served over HTTP
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
+    /// File with the cluster's key
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "MOORLINE_CLUSTER_KEY",
+        hide_env_values = true
+    )]
+    cluster_key: Option<PathBuf>,
+    /// Talk to other machines without a cluster key
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    parent: ParentArg,
+}
+
+/// For processes that another one runs.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct ParentArg {
+    /// End when the process with this id, which must be the parent, ends
+    #[arg(long, value_name = "PID", hide = true)]
+    exit_with_parent: Option<i32>,
+}
+
+impl ParentArg {
+    /// Asks the kernel for a SIGTERM when the parent ends, however it ends.
+    pub(super) fn end_with_it(self) -> Result<(), CliError> {
+        let Some(parent) = self.exit_with_parent else {
+            return Ok(());
+        };
+        let set = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+        set.map_err(|errno| CliError::Setup {
+            what: "ask for a signal at the parent's end",
+            source: errno.into(),
+        })?;
+        // It may have ended before that was asked for.
+        if rustix::process::getppid() == Pid::from_raw(parent) {
+            Ok(())
+        } else {
+            Err(CliError::Setup {
+                what: "go on without the parent that started this process",
+                source: std::io::ErrorKind::NotFound.into(),
+            })
+        }
+    }
+}
+
+pub(super) fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    if args.print_config {
+        out.write_all(file::SAMPLE.as_bytes())
+            .map_err(CliError::Output)?;
+        return Ok(Exit::Done);
+    }
+    let config = args.settings()?;
+    args.parent.end_with_it()?;
+    logging::init(&config.log)?;
+    crate::serve::run(&config)?;
+    Ok(Exit::Done)
+}
+
+impl ServeArgs {
+    /// The settings, checked.
+    fn settings(&self) -> Result<ServeConfig, CliError> {
+        let file = match &self.config {
+            Some(path) => ConfigFile::read(path)?,
+            None => ConfigFile::default(),
+        };
+        let config = self.over(file)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn over(&self, file: ConfigFile) -> Result<ServeConfig, CliError> {
+        let endpoints = ServeEndpoints {
+            data: listen("data", self.data, &self.data_advertise, &file)?,
+            control: listen("control", self.control, &self.control_advertise, &file)?,
+            nbd: listen("nbd", self.nbd, &self.nbd_advertise, &file)?,
+        };
+        let server_id = match &self.server_id {
+            Some(id) => id.clone(),
+            None => required("server-id", parsed("server-id", file.server_id.as_deref())?)?,
+        };
+        let master = match &self.master {
+            Some(master) => master.clone(),
+            None => required("master", parsed("master", file.master.as_deref())?)?,
+        };
+        let stores = self.stores(&file)?;
+        let mut config = ServeConfig::new(server_id, stores, master.to_string(), endpoints);
+        config.nbd_unix = self.nbd_unix.clone().or(file.nbd_unix);
+        config.nbd_fd = self.nbd_fd;
+        config.metrics = match self.metrics {
+            Some(address) => Some(address),
+            None => parsed("metrics", file.metrics.as_deref())?,
+        };
+        let key = self.cluster_key.as_deref().or(file.cluster_key.as_deref());
+        config.cluster_key = key.map(read_key).transpose()?;
+        if self.insecure || file.insecure.unwrap_or_default() {
+            if key.is_some() {
+                return Err(CliError::Conflict {
+                    first: "cluster-key",
+                    second: "insecure",
+                });
+            }
+            config.exposure = Exposure::Insecure;
+        }
+        config.lease_ms = file.lease_ms.unwrap_or(LEASE_MS_DEFAULT);
+        config.on_volatile_loss = file
+            .on_volatile_loss
+            .map_or(OnVolatileLoss::Stop, Into::into);
+        config.device_access = file.io.map_or(DeviceAccess::Probe, Into::into);
+        config.nbd_limits = match &file.nbd_limits {
+            Some(limits) => limits.limits(),
+            None => NbdLimits::default(),
+        };
+        config.log = LogSettings {
+            filter: file.log.clone(),
+            format: file.log_format.map_or(LogFormat::Text, Into::into),
+        };
+        self.log.put_over(&mut config.log);
+        Ok(config)
+    }
+
+    fn stores(&self, file: &ConfigFile) -> Result<StoreLocation, CliError> {
+        let given = |dir: Option<&Path>, device: Option<&Path>| match (dir, device) {
+            (Some(dir), None) => Ok(Some(StoreLocation::Dir(dir.to_owned()))),
+            (None, Some(device)) => Ok(Some(StoreLocation::Device(device.to_owned()))),
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => Err(CliError::Conflict {
+                first: "dir",
+                second: "device",
+            }),
+        };
+        let by_flag = given(self.dir.as_deref(), self.device.as_deref())?;
+        match by_flag {
+            Some(stores) => Ok(stores),
+            None => required("dir", given(file.dir.as_deref(), file.device.as_deref())?),
+        }
+    }
+}
+
+/// One of the three listening addresses, from its flags, else from the file.
+fn listen(
+    key: &'static str,
+    flag: Option<SocketAddr>,
+    advertise_flag: &Option<HostPort>,
+    file: &ConfigFile,
+) -> Result<Listen, CliError> {
+    let (in_file, advertise_key, advertise_in_file) = match key {
+        "data" => (&file.data, "data-advertise", &file.data_advertise),
+        "control" => (&file.control, "control-advertise", &file.control_advertise),
+        _ => (&file.nbd, "nbd-advertise", &file.nbd_advertise),
+    };
+    let address = match flag {
+        Some(address) => Some(address),
+        None => parsed(key, in_file.as_deref())?,
+    };
+    let advertise: Option<HostPort> = match advertise_flag {
+        Some(address) => Some(address.clone()),
+        None => parsed(advertise_key, advertise_in_file.as_deref())?,
+    };
+    Ok(Listen {
+        listen: required(key, address)?,
+        advertise: advertise.map(|address| address.to_string()),
+    })
+}
+
+fn required<T>(key: &'static str, value: Option<T>) -> Result<T, CliError> {
+    value.ok_or(CliError::Missing { key })
+}
+
+fn parsed<T: FromStr>(key: &'static str, text: Option<&str>) -> Result<Option<T>, CliError>
+where
+    T::Err: fmt::Display,
+{
+    let parse = |text: &str| {
+        text.parse().map_err(|error: T::Err| CliError::BadSetting {
+            key,
+            value: text.to_owned(),
+            reason: error.to_string(),
+        })
+    };
+    text.map(parse).transpose()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! `moorline volume`.
+
+use std::io::Write;
+
+use clap::{Args, Subcommand};
+use moorline_types::{AckPoint, ByteCount, Policy};
+use moorline_wire::control::{ClientRequest, ClientResponse, CreateVolume, Health};
+
+use super::{
+    CliError, Exit,
+    args::{MasterOptions, parse_size},
+    master_client::{CHANGE_LIMIT, READ_LIMIT, ask_once, unexpected},
+    output, paint,
+};
+
+/// Bytes of a replica's log ring unless said otherwise.
+const LOG_SIZE_DEFAULT: &str = "256MiB";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VolumeCommand {
+    /// Make a volume
+    Create(CreateArgs),
+    /// List the volumes
+    List(ListArgs),
+    /// Show one volume; exit code 4 unless it is whole
+    Status(NamedReadArgs),
+    /// Delete a volume and all its data
+    Delete(NamedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    /// Its name, which is also its NBD export name
+    name: String,
+    /// Its size, a multiple of 4096 (KiB, MiB, GiB, TiB, PiB)
+    #[arg(long, value_parser = parse_size)]
+    size: u64,
+    /// How many servers hold it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    replicas: u32,
+    /// Which copies a write needs: sync_quorum, sync_all or best_effort
+    /// [default: sync_quorum; sync_all with two replicas]
+    #[arg(long)]
+    policy: Option<Policy>,
+    /// What a copy must have done with a write: flushed or received
+    #[arg(long, default_value_t = AckPoint::Flushed)]
+    ack: AckPoint,
+    /// Least copies of a write under sync_all [default: one less than replicas]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    min_copies: Option<u32>,
+    /// The log of each replica
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = LOG_SIZE_DEFAULT)]
+    log_size: u64,
+    #[command(flatten)]
+    master: MasterOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    master: MasterOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NamedReadArgs {
+    /// The volume
+    name: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    master: MasterOptions,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NamedArgs {
+    /// The volume
+    name: String,
+    #[command(flatten)]
+    master: MasterOptions,
+}
+
+pub(super) fn run(command: VolumeCommand, out: &mut dyn Write) -> Result<Exit, CliError> {
+    match command {
+        VolumeCommand::Create(args) => create(args, out),
+        VolumeCommand::List(args) => list(&args, out),
+        VolumeCommand::Status(args) => status(args, out),
+        VolumeCommand::Delete(args) => delete(args, out),
+    }
+}
+
+fn create(args: CreateArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let target = args.master.target()?;
+    let request = ClientRequest::CreateVolume(CreateVolume {
+        name: args.name,
+        size_bytes: args.size,
+        replicas: args.replicas,
+        policy: args.policy,
+        ack: args.ack,
+        log_bytes: args.log_size,
+        min_copies: args.min_copies,
+    });
+    let ClientResponse::Created(volume) = ask_once(&target, request, CHANGE_LIMIT)? else {
+        return Err(unexpected(&target));
+    };
+    writeln!(
+        out,
+        "volume {}: {}, {} replicas, {} at {}",
+        volume.name,
+        ByteCount::new(volume.size),
+        volume.replicas,
+        volume.policy,
+        volume.ack
+    )
+    .map_err(CliError::Output)?;
+    Ok(Exit::Done)
+}
+
+fn list(args: &ListArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let target = args.master.target()?;
+    let ClientResponse::Volumes(volumes) =
+        ask_once(&target, ClientRequest::ListVolumes, READ_LIMIT)?
+    else {
+        return Err(unexpected(&target));
+    };
+    if args.json {
+        output::json(out, &volumes)?;
+    } else {
+        write!(out, "{}", output::volume_list(&volumes, paint())).map_err(CliError::Output)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn status(args: NamedReadArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let target = args.master.target()?;
+    let request = ClientRequest::VolumeStatus { name: args.name };
+    let ClientResponse::Volume(volume) = ask_once(&target, request, READ_LIMIT)? else {
+        return Err(unexpected(&target));
+    };
+    if args.json {
+        output::json(out, &volume)?;
+    } else {
+        write!(out, "{}", output::volume(&volume, paint())).map_err(CliError::Output)?;
+    }
+    Ok(match volume.health {
+        Health::Ok => Exit::Done,
+        Health::Creating | Health::Deleting | Health::Degraded | Health::Unavailable => {
+            Exit::Degraded
+        }
+    })
+}
+
+fn delete(args: NamedArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let target = args.master.target()?;
+    let request = ClientRequest::DeleteVolume { name: args.name };
+    let ClientResponse::Deleted { name } = ask_once(&target, request, CHANGE_LIMIT)? else {
+        return Err(unexpected(&target));
+    };
+    writeln!(out, "volume {name} is deleted").map_err(CliError::Output)?;
+    Ok(Exit::Done)
+}

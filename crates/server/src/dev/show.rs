@@ -1,0 +1,211 @@
+//! What the user of a `dev` sees: lines while it starts, then one screen or a line per change.
+
+use std::{collections::VecDeque, env, path::PathBuf, time::Duration};
+
+use moorline_types::ByteCount;
+use moorline_wire::control::ClusterStatus;
+
+use super::{
+    VOLUME,
+    child::{ChildEvent, Start, What},
+    home::{Home, Ports},
+};
+use crate::cli::{
+    args::{HostPort, MASTER_DEFAULT},
+    output::{self, Paint},
+    screen::{Changes, Screen, say, stamped},
+    watch::Sight,
+};
+
+/// Lines about what happened that the screen keeps.
+const RECENT_MAX: usize = 6;
+
+/// Everything that is shown, and to whom.
+#[derive(Debug)]
+pub(super) struct Show {
+    dir: PathBuf,
+    nbd: HostPort,
+    master: HostPort,
+    paint: Paint,
+    screen: Option<Screen>,
+    changes: Changes,
+    recent: VecDeque<String>,
+    seen: Option<Box<ClusterStatus>>,
+    lost: Option<String>,
+}
+
+impl Show {
+    pub(super) fn new(home: &Home, nbd: HostPort, master: &HostPort) -> Self {
+        Self {
+            dir: home.dir().to_owned(),
+            nbd,
+            master: master.clone(),
+            paint: crate::cli::paint(),
+            screen: None,
+            changes: Changes::default(),
+            recent: VecDeque::new(),
+            seen: None,
+            lost: None,
+        }
+    }
+
+    fn uri(&self) -> String {
+        format!("nbd://{}/{VOLUME}", self.nbd)
+    }
+
+    /// The first line.
+    pub(super) fn begin(&mut self, ports: &Ports) {
+        let count = ports.servers.len();
+        let servers = if count == 1 { "server" } else { "servers" };
+        self.line(&format!(
+            "starting a master at {} and {count} {servers}; everything is kept in {}",
+            self.master,
+            self.dir.display()
+        ));
+    }
+
+    /// A line about what happened: to the screen when there is one, else printed.
+    pub(super) fn line(&mut self, line: &str) {
+        if self.screen.is_some() {
+            if self.recent.len() == RECENT_MAX {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(stamped(line));
+            self.draw();
+        } else {
+            say(line);
+        }
+    }
+
+    /// Something happened to a child.
+    pub(super) fn child(&mut self, event: &ChildEvent) {
+        let name = &event.name;
+        match &event.what {
+            What::Started {
+                start: Start::First,
+                ..
+            }
+            | What::Stopped => {}
+            What::Started {
+                pid,
+                start: Start::Again,
+            } => self.line(&format!("{name} is restarted as process {pid}")),
+            What::Ended {
+                how, restart_in, ..
+            } => self.line(&format!(
+                "{name} {how}: restarting it in {:.2} s",
+                restart_in.as_secs_f64()
+            )),
+            What::Killed { after } => self.line(&format!(
+                "{name} did not stop within {:.1} s and was killed; it recovers at its next start",
+                after.as_secs_f64()
+            )),
+        }
+    }
+
+    /// The volume is served for the first time.
+    pub(super) fn served(&mut self, cluster: Box<ClusterStatus>, after: Duration) {
+        let made = cluster.volumes.iter().find(|v| v.name == VOLUME);
+        let what = made.map_or_else(String::new, |volume| {
+            format!(
+                ", {} with {} replicas,",
+                ByteCount::new(volume.size),
+                volume.replicas.len()
+            )
+        });
+        self.line(&format!(
+            "volume {VOLUME}{what} is served after {:.1} s at {}",
+            after.as_secs_f64(),
+            self.uri()
+        ));
+        crate::cli::screen::put(&format!("\n{}\n", self.intro()));
+        self.screen = Screen::open();
+        self.sight(Sight::Seen(cluster));
+    }
+
+    /// The address and three commands to try.
+    fn intro(&self) -> String {
+        let uri = self.uri();
+        let program = env::args_os().next().map_or_else(
+            || "moorline".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        );
+        let master = if self.master.as_str() == MASTER_DEFAULT {
+            String::new()
+        } else {
+            format!(" --master {}", self.master)
+        };
+        format!(
+            "  {uri}\n\n\
+             Try, in another terminal:\n  \
+             nbdinfo {uri}\n  \
+             head -c 64M /dev/urandom | nbdcopy --flush - {uri}\n  \
+             qemu-img convert -f raw -O qcow2 {uri} demo.qcow2\n\
+             and `{program} volume status {VOLUME}{master}`, or kill a server (`pgrep -af server-id` lists them).\n\
+             Ctrl-C stops; the data stays.\n"
+        )
+    }
+
+    /// A look at the cluster.
+    pub(super) fn sight(&mut self, sight: Sight) {
+        match sight {
+            Sight::Seen(cluster) => {
+                if self.screen.is_none() {
+                    for line in self.changes.news(&cluster) {
+                        say(&line);
+                    }
+                }
+                self.seen = Some(cluster);
+                self.lost = None;
+            }
+            Sight::Lost(why) => {
+                if self.screen.is_none() && self.lost.as_ref() != Some(&why) {
+                    say(&why);
+                }
+                self.lost = Some(why);
+            }
+        }
+        self.draw();
+    }
+
+    /// Paints the screen, when there is one and something changed.
+    pub(super) fn draw(&mut self) {
+        let intro = self.intro();
+        let Some(screen) = &mut self.screen else {
+            return;
+        };
+        let mut text = format!("moorline dev in {}\n\n{intro}\n", self.dir.display());
+        if let Some(why) = &self.lost {
+            text.push_str(&format!("{why}; what follows was seen before\n\n"));
+        }
+        if let Some(cluster) = &self.seen {
+            text.push_str(&output::cluster(cluster, self.paint));
+        }
+        if !self.recent.is_empty() {
+            text.push('\n');
+            for line in &self.recent {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        screen.show(&text);
+    }
+
+    /// The end was asked for.
+    pub(super) fn stopping(&mut self) {
+        // What the screen kept goes where it can be read afterwards.
+        self.screen = None;
+        for line in self.recent.drain(..) {
+            crate::cli::screen::put(&format!("{line}\n"));
+        }
+        self.line("stopping the servers, then the master; another Ctrl-C kills them");
+    }
+
+    /// No process is left.
+    pub(super) fn stopped(&mut self) {
+        self.line(&format!(
+            "stopped; the data is kept in {}, and the same command serves it again",
+            self.dir.display()
+        ));
+    }
+}
