@@ -373,3 +373,55 @@ impl fmt::Debug for State {
         write!(f, "; committed {:?}", &self.ghost.committed[..through])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::action::enabled;
+    use crate::rules::step;
+    use crate::world::Size;
+    use crate::{AckPoint, Policy};
+
+    /// A walk that visits states of all kinds: it takes the enabled actions in turn.
+    fn walk(world: &World, steps: usize, stride: usize) -> Vec<State> {
+        let mut states = vec![State::initial(world)];
+        let mut actions = Vec::new();
+        for at in 0..steps {
+            let state = states.last().expect("it has the first");
+            enabled(world, state, &mut actions);
+            let Some(&action) = actions.get((at * stride) % actions.len().max(1)) else {
+                break;
+            };
+            actions.clear();
+            let after = step(world, state, action);
+            states.push(after);
+        }
+        states
+    }
+
+    #[test]
+    fn renaming_replicas_does_not_make_another_state() {
+        let world = World::new(Policy::SyncAll, AckPoint::Received, Size::Large);
+        for stride in 1..60 {
+            for state in walk(&world, 60, stride) {
+                for order in ORDERS {
+                    assert_eq!(state.reordered(order).canonical(), state, "{order:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn different_states_have_different_encodings() {
+        let world = World::new(Policy::SyncAll, AckPoint::Received, Size::Large);
+        let mut states = Vec::new();
+        for stride in 1..30 {
+            states.extend(walk(&world, 40, stride));
+        }
+        for (at, a) in states.iter().enumerate() {
+            for b in &states[at + 1..] {
+                assert_eq!(a == b, a.encode() == b.encode());
+            }
+        }
+    }
+}
