@@ -1,1 +1,36 @@
 //! Deterministic simulator of a whole cluster.
+//!
+//! [`run`] takes a seed through one run: the real `volume::Node` of every server and the real
+//! master, over simulated disks, network and clocks, watched by the oracle. The seed decides
+//! everything, and the same seed gives the same run, event by event.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `run.rs` | [`run`]: one seed, one run |
+//! | `plan.rs` | [`Plan`]: the options that a seed gives |
+//! | `world.rs`, `world/` | the cluster and its events |
+//! | `disk.rs` `network.rs` `clock.rs` `dice.rs` | what is replaced: devices, sockets, time, chance |
+//! | `faults.rs` | disturbances |
+//! | `content.rs` `history.rs` | what clients write, ask and hear |
+//! | `checkers.rs`, `checkers/` | the oracle |
+//! | `mutants.rs` | bugs to plant, each to be found |
+
+mod checkers;
+mod clock;
+mod content;
+mod dice;
+mod disk;
+mod faults;
+mod history;
+mod mutants;
+mod network;
+mod plan;
+mod run;
+mod world;
+
+pub use checkers::{Rule, Violation};
+pub use faults::{Aim, Recipe};
+pub use mutants::{ALL as MUTANTS, Mutant, UnknownMutant};
+pub use plan::Plan;
+pub use run::{Outcome, run};
+pub use world::{Counts, Timeline};

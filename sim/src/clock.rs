@@ -1,0 +1,51 @@
+//! Each machine's clock: an offset and a rate of its own.
+
+use moorline_types::Instant;
+
+/// How a machine's clock relates to the world's nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    offset_ns: u64,
+    /// Nanoseconds of this clock in a million of the world's.
+    rate_per_million: u64,
+}
+
+impl Clock {
+    pub(crate) fn new(offset_ns: u64, rate_per_million: u64) -> Self {
+        Self {
+            offset_ns,
+            rate_per_million,
+        }
+    }
+
+    /// What this clock shows at the world's `at`.
+    pub(crate) fn read(&self, at: u64) -> Instant {
+        let passed = u128::from(at) * u128::from(self.rate_per_million) / 1_000_000;
+        Instant::from_nanos(self.offset_ns + u64::try_from(passed).unwrap_or(u64::MAX / 2))
+    }
+
+    /// The world's first nanosecond at which this clock shows at least `instant`.
+    pub(crate) fn world_at(&self, instant: Instant) -> u64 {
+        let local = u128::from(instant.as_nanos().saturating_sub(self.offset_ns));
+        let at = (local * 1_000_000).div_ceil(u128::from(self.rate_per_million));
+        u64::try_from(at).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_reached_at_the_worlds_time_that_is_computed_for_it() {
+        for rate in [980_000, 1_000_000, 1_019_999] {
+            let clock = Clock::new(77, rate);
+            for local in [77_u64, 1_000_077, 999_999_999_999] {
+                let deadline = Instant::from_nanos(local);
+                let at = clock.world_at(deadline);
+                assert!(clock.read(at) >= deadline, "{rate} {local}");
+                assert!(at == 0 || clock.read(at - 1) < deadline, "{rate} {local}");
+            }
+        }
+    }
+}

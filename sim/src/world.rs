@@ -1,0 +1,330 @@
+//! One cluster in one thread: machines, disks, network, master, clients, and the events between.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `world/hosts.rs` | servers: batches of events into `volume::Node`, actions carried out |
+//! | `world/links.rs` | connections between machines |
+//! | `world/authority.rs` | the master's process |
+//! | `world/clients.rs` | closed-loop clients |
+//! | `world/acts.rs` | disturbances carried out, and healed |
+//! | `world/phases.rs` | set-up, work, healing, read-back, rest |
+
+mod acts;
+mod authority;
+mod clients;
+mod hosts;
+mod links;
+mod phases;
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BinaryHeap},
+};
+
+use moorline_types::{BufferPool, ServerId, VolumeId};
+use moorline_volume::DeviceKey;
+
+use self::{authority::MasterHost, clients::Client, hosts::Host, phases::Phase};
+use crate::{
+    checkers::{Rule, Violation, reigns::Reigns},
+    content::OpNo,
+    dice::Dice,
+    faults::Act,
+    history::{History, seconds},
+    mutants::{Mutant, Planted},
+    network::{ConnNo, End, Network, Party},
+    plan::Plan,
+};
+
+/// Something that will happen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Happens {
+    /// A server's process handles what is ready.
+    Step { host: usize, life: u32 },
+    /// A server's deadline may have come.
+    Wake { host: usize, life: u32 },
+    /// A disk operation ends.
+    DiskDone {
+        host: usize,
+        life: u32,
+        device: DeviceKey,
+        token: u64,
+    },
+    /// A dial ends.
+    Dialed { host: usize, life: u32, to: usize },
+    /// A message arrives.
+    Arrives { conn: ConnNo, to: End },
+    /// An end of a connection learns that it is over.
+    Lost {
+        conn: ConnNo,
+        party: Party,
+        life: u32,
+    },
+    /// A connection ends.
+    Breaks { conn: ConnNo },
+    /// A server's process tries to reach the master.
+    DialsMaster { host: usize, life: u32 },
+    /// The master's deadline may have come.
+    MasterWakes { life: u32 },
+    /// A transaction of the master is durable.
+    MasterCommits { life: u32 },
+    /// A client does its next thing.
+    ClientTurn { client: usize },
+    /// A client has waited long enough.
+    ClientGivesUp { client: usize, op: OpNo },
+    /// A disturbance of the plan begins.
+    Fault { index: usize },
+    /// A part of a disturbance.
+    Does(Act),
+    /// The run goes on to what follows.
+    PhaseDue,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Scheduled {
+    at: u64,
+    seq: u64,
+    what: Happens,
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.at, self.seq).cmp(&(other.at, other.seq))
+    }
+}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What a run came to, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events handled.
+    pub events: u64,
+    /// Simulated time, in nanoseconds.
+    pub simulated_ns: u64,
+    /// Requests asked for.
+    pub ops: u64,
+    /// Requests done.
+    pub done: u64,
+    /// Requests whose outcome their client does not know.
+    pub unknown: u64,
+    /// Requests refused without effect.
+    pub rejected: u64,
+    /// Epochs in which something was answered.
+    pub reigns: u64,
+    /// Bytes on the network.
+    pub network_bytes: u64,
+    /// Notable events of servers, by name.
+    pub notes: BTreeMap<&'static str, u64>,
+    /// Disturbances, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// Digest over all that happened, in order.
+    pub trace: u64,
+}
+
+/// Whether a timeline is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Timeline {
+    /// No line.
+    Off,
+    /// The lines are kept.
+    Kept,
+}
+
+/// A whole cluster.
+pub(crate) struct World {
+    now: u64,
+    seq: u64,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    dice: Dice,
+    plan: Plan,
+    planted: Planted,
+    pool: BufferPool,
+    hosts: Vec<Host>,
+    network: Network,
+    master: MasterHost,
+    clients: Vec<Client>,
+    history: History,
+    reigns: Reigns,
+    phase: Phase,
+    volume: Option<VolumeId>,
+    violation: Option<Violation>,
+    /// When the phase must be over.
+    deadline: u64,
+    asked_for_volume: bool,
+    counts: Counts,
+    timeline: Timeline,
+    lines: Vec<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, timeline: Timeline) -> Self {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::draw(&mut dice);
+        Self::with_plan(dice, plan, mutant, timeline)
+    }
+
+    pub(crate) fn with_plan(
+        dice: Dice,
+        plan: Plan,
+        mutant: Option<Mutant>,
+        timeline: Timeline,
+    ) -> Self {
+        let pool = BufferPool::new();
+        let mut world = Self {
+            now: 0,
+            seq: 0,
+            queue: BinaryHeap::new(),
+            dice,
+            planted: Planted::one(mutant),
+            network: Network::new(pool.clone()),
+            pool,
+            hosts: Vec::new(),
+            master: MasterHost::new(plan.clocks[plan.replicas]),
+            clients: Vec::new(),
+            history: History::new(),
+            reigns: Reigns::default(),
+            phase: Phase::SetUp,
+            volume: None,
+            violation: None,
+            deadline: u64::MAX,
+            asked_for_volume: false,
+            counts: Counts::default(),
+            timeline,
+            lines: Vec::new(),
+            plan,
+        };
+        world.begin();
+        world
+    }
+
+    /// Runs to the end, or to the first broken rule.
+    pub(crate) fn run(&mut self) {
+        while self.violation.is_none() && self.phase != Phase::Over {
+            let Some(Reverse(next)) = self.queue.pop() else {
+                self.broken(Violation::new(
+                    Rule::Liveness,
+                    format!("nothing will ever happen again in phase {:?}", self.phase),
+                ));
+                break;
+            };
+            self.now = next.at;
+            self.counts.events += 1;
+            self.hash(next);
+            self.happen(next.what);
+        }
+        self.counts.simulated_ns = self.now;
+        self.counts.reigns = self.reigns.count() as u64;
+        self.counts.network_bytes = self.network.bytes;
+    }
+
+    fn happen(&mut self, what: Happens) {
+        match what {
+            Happens::Step { host, life } => self.step(host, life),
+            Happens::Wake { host, life } => self.wake(host, life),
+            Happens::DiskDone {
+                host,
+                life,
+                device,
+                token,
+            } => self.disk_done(host, life, device, token),
+            Happens::Dialed { host, life, to } => self.dialed(host, life, to),
+            Happens::Arrives { conn, to } => self.arrives(conn, to),
+            Happens::Lost { conn, party, life } => self.lost(conn, party, life),
+            Happens::Breaks { conn } => self.break_conn(conn),
+            Happens::DialsMaster { host, life } => self.dials_master(host, life),
+            Happens::MasterWakes { life } => self.master_wakes(life),
+            Happens::MasterCommits { life } => self.master_commits(life),
+            Happens::ClientTurn { client } => self.client_turn(client),
+            Happens::ClientGivesUp { client, op } => self.client_gives_up(client, op),
+            Happens::Fault { index } => self.fault(index),
+            Happens::Does(act) => self.does(act),
+            Happens::PhaseDue => self.phase_due(),
+        }
+    }
+
+    fn at(&mut self, at: u64, what: Happens) {
+        self.seq += 1;
+        let seq = self.seq;
+        let at = at.max(self.now);
+        self.queue.push(Reverse(Scheduled { at, seq, what }));
+    }
+
+    fn after(&mut self, delay: u64, what: Happens) {
+        self.at(self.now + delay, what);
+    }
+
+    /// The order of the run: every call gives a later one.
+    fn tick(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
+    pub(crate) fn broken(&mut self, violation: Violation) {
+        if self.violation.is_none() {
+            self.line(|| format!("VIOLATION {violation}"));
+            self.violation = Some(violation);
+        }
+    }
+
+    fn check(&mut self, result: Result<(), Violation>) {
+        if let Err(violation) = result {
+            self.broken(violation);
+        }
+    }
+
+    /// Adds to the timeline, if one is kept.
+    fn line(&mut self, text: impl FnOnce() -> String) {
+        if self.timeline == Timeline::Kept {
+            let text = format!("{:>12.6} {}", seconds(self.now), text());
+            self.lines.push(text);
+        }
+    }
+
+    fn hash(&mut self, next: Scheduled) {
+        let kind: u64 = match next.what {
+            Happens::Step { host, .. } => 1 << 8 | host as u64,
+            Happens::Wake { host, .. } => 2 << 8 | host as u64,
+            Happens::DiskDone { host, token, .. } => token << 16 | 3 << 8 | host as u64,
+            Happens::Dialed { host, .. } => 4 << 8 | host as u64,
+            Happens::Arrives { conn, .. } => conn.0 << 16 | 5 << 8,
+            Happens::Lost { conn, .. } => conn.0 << 16 | 6 << 8,
+            Happens::Breaks { conn } => conn.0 << 16 | 7 << 8,
+            Happens::DialsMaster { host, .. } => 8 << 8 | host as u64,
+            Happens::MasterWakes { .. } => 9 << 8,
+            Happens::MasterCommits { .. } => 10 << 8,
+            Happens::ClientTurn { client } => 11 << 8 | client as u64,
+            Happens::ClientGivesUp { client, .. } => 12 << 8 | client as u64,
+            Happens::Fault { index } => 13 << 8 | index as u64,
+            Happens::Does(_) => 14 << 8,
+            Happens::PhaseDue => 15 << 8,
+        };
+        self.mix(next.at);
+        self.mix(kind);
+    }
+
+    fn mix(&mut self, word: u64) {
+        let mixed = (self.counts.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.counts.trace = mixed.rotate_left(29);
+    }
+
+    /// The names of servers, by number.
+    fn server_name(index: usize) -> ServerId {
+        let name = format!("s{}", index + 1);
+        name.parse().expect("a short name of letters and digits")
+    }
+
+    pub(crate) fn finish(self) -> (Plan, Counts, Option<Violation>, Vec<String>, History) {
+        (
+            self.plan,
+            self.counts,
+            self.violation,
+            self.lines,
+            self.history,
+        )
+    }
+}

@@ -1,0 +1,193 @@
+//! Disturbances carried out, and healed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use moorline_blockvol::{
+    DeviceContent, Existing, FormatParams, Formatting, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS,
+    StoreIdentity, Superblock, inspect::ReadAt,
+};
+use moorline_types::{BlockCount, StoreId};
+
+use super::{Happens, World, phases::Phase};
+use crate::{
+    disk::SimDisk,
+    faults::{self, Act, Cast, ROT_BYTES, Recipe},
+    network::Party,
+    plan::SECOND,
+};
+
+impl World {
+    pub(super) fn fault(&mut self, index: usize) {
+        if self.phase != Phase::Work {
+            return;
+        }
+        let (_, recipe) = self.plan.faults[index];
+        self.stage(recipe);
+    }
+
+    /// Begins a disturbance with the roles of this moment.
+    pub(super) fn stage(&mut self, recipe: Recipe) {
+        let replaces = matches!(recipe, Recipe::WipeWhileLagging { .. });
+        if replaces && self.hosts.iter().any(|host| host.replaced || host.old_image.is_some()) {
+            return;
+        }
+        let primary = self
+            .serving_host()
+            .unwrap_or_else(|| self.dice.index(self.hosts.len()));
+        let mut followers: Vec<usize> = (0..self.hosts.len()).filter(|h| *h != primary).collect();
+        if self.dice.percent(50) {
+            followers.reverse();
+        }
+        let cast = Cast { primary, followers };
+        *self.counts.faults.entry(recipe.name()).or_default() += 1;
+        self.line(|| format!("FAULT {recipe:?} primary s{}", cast.primary + 1));
+        for (delay, act) in faults::acts(recipe, &cast, &mut self.dice) {
+            self.after(delay, Happens::Does(act));
+        }
+    }
+
+    pub(super) fn does(&mut self, act: Act) {
+        if !matches!(self.phase, Phase::Work) {
+            return;
+        }
+        self.line(|| format!("  {act:?}"));
+        match act {
+            Act::Kill(s) => self.kill(s),
+            Act::PowerCut(s) => self.power_cut(s),
+            Act::Start(s) => self.start_host(s),
+            Act::Rot(s) => self.rot(s),
+            Act::Pause(s, time) => self.hosts[s].paused_until = self.now + time,
+            Act::Block(from, to) => self.network.block(from, to),
+            Act::Unblock(from, to) => {
+                self.network.unblock(from, to);
+                self.release_held();
+            }
+            Act::Break(a, b) => self.break_between(a, b),
+            Act::MasterKill => self.end_master(),
+            Act::MasterStart => self.start_master(),
+            Act::Slow(s, factor) => self.hosts[s].slow = factor,
+            Act::Wipe(s) => self.wipe(s),
+            Act::Snapshot(s) => {
+                let host = &mut self.hosts[s];
+                host.old_image = host.disks.values().next().map(SimDisk::image);
+            }
+            Act::Rollback(s) => self.roll_back(s),
+        }
+    }
+
+    fn kill(&mut self, s: usize) {
+        if !self.hosts[s].is_up() {
+            return;
+        }
+        self.end_host(s);
+        for disk in self.hosts[s].disks.values_mut() {
+            disk.kill(&mut self.dice);
+        }
+        self.drop_conns_of(Party::Server(s), false);
+    }
+
+    fn power_cut(&mut self, s: usize) {
+        self.end_host(s);
+        for disk in self.hosts[s].disks.values_mut() {
+            disk.power_cut(&mut self.dice);
+        }
+        self.drop_conns_of(Party::Server(s), true);
+    }
+
+    /// Makes one superblock copy unreadable, if the other one can be read.
+    fn rot(&mut self, s: usize) {
+        if self.hosts[s].is_up() {
+            return;
+        }
+        let Some(disk) = self.hosts[s].disks.values_mut().next() else {
+            return;
+        };
+        let good = |copy: u32| {
+            let mut bytes = vec![0; SUPERBLOCK_BYTES];
+            let read = disk.read_exact_at(SUPERBLOCK_OFFSETS[copy as usize], &mut bytes);
+            read.is_ok() && Superblock::decode(copy, &bytes).is_ok()
+        };
+        if good(0) && good(1) {
+            let copy = self.dice.index(2);
+            disk.rot(SUPERBLOCK_OFFSETS[copy], ROT_BYTES);
+        }
+    }
+
+    /// An empty store under the old name, as an operator makes one after a disk was replaced.
+    fn wipe(&mut self, s: usize) {
+        let (Some(cluster), Some(volume)) = (self.hosts[s].cluster, self.volume) else {
+            return;
+        };
+        if self.hosts[s].is_up() {
+            return;
+        }
+        let store = StoreId::new(self.dice.wide());
+        let host = &mut self.hosts[s];
+        let Some(disk) = host.disks.values_mut().next() else {
+            return;
+        };
+        let device_bytes = disk.size();
+        disk.restore(BTreeMap::new());
+        let params = FormatParams {
+            identity: StoreIdentity {
+                cluster,
+                volume,
+                volume_name: "demo".into(),
+                server: host.server.clone(),
+                store,
+            },
+            size_blocks: BlockCount::new(self.plan.blocks),
+            log_bytes: self.plan.log_bytes,
+            device_bytes,
+            content: DeviceContent::Zeroes,
+            existing: Existing::Refuse,
+            pool: self.pool.clone(),
+        };
+        let mut ops = Vec::new();
+        let mut formatting = Formatting::new(params, &mut ops).expect("it fitted before");
+        let mut over = None;
+        while over.is_none() {
+            let tokens: Vec<u64> = ops.drain(..).map(|op| disk.submit(op)).collect();
+            assert!(!tokens.is_empty(), "formatting waits for nothing");
+            for token in tokens {
+                if let Some(done) = disk.complete(token, &mut self.dice) {
+                    over = over.or(formatting.on_done(done, &mut ops));
+                }
+            }
+        }
+        host.replaced = true;
+    }
+
+    fn roll_back(&mut self, s: usize) {
+        let host = &mut self.hosts[s];
+        if host.is_up() {
+            return;
+        }
+        if let (Some(image), Some(disk)) = (host.old_image.clone(), host.disks.values_mut().next())
+        {
+            disk.restore(image);
+            host.replaced = true;
+        }
+    }
+
+    /// The end of all disturbances.
+    pub(super) fn heal(&mut self) {
+        self.line(|| "all is healed".into());
+        self.network.unblock_all();
+        self.release_held();
+        for index in 0..self.hosts.len() {
+            let host = &mut self.hosts[index];
+            host.slow = 1;
+            host.paused_until = host.paused_until.min(self.now);
+            self.start_host(index);
+            let life = self.hosts[index].life;
+            self.resume(index, life);
+        }
+        self.start_master();
+    }
+
+    /// How long the cluster may take to serve again: silences, leases, a reign that came to nothing.
+    pub(super) fn patience() -> Duration {
+        Duration::from_nanos(SECOND * 60)
+    }
+}

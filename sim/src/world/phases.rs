@@ -1,0 +1,208 @@
+//! A run: set-up, work under disturbances, healing, the volume read back, rest.
+
+use moorline_blockvol::inspect::{DigestThrough, inspect};
+use moorline_types::Lsn;
+
+use super::{Happens, World, clients::Client, hosts::Host};
+use crate::{
+    checkers::{Rule, Violation, linear, single},
+    plan::{MS, SECOND},
+};
+
+/// Where a run is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    SetUp,
+    Work,
+    Healing,
+    ReadBack,
+    Rest,
+    Over,
+}
+
+/// How often it is looked whether a phase is over.
+const LOOK: u64 = 20 * MS;
+
+impl World {
+    pub(super) fn begin(&mut self) {
+        self.start_master();
+        for index in 0..self.plan.replicas {
+            self.hosts.push(Host::new(index, self.plan.clocks[index]));
+            self.start_host(index);
+        }
+        self.clients = (0..self.plan.clients).map(|_| Client::new()).collect();
+        self.deadline = SECOND * 60;
+        self.after(LOOK, Happens::PhaseDue);
+    }
+
+    pub(super) fn phase_due(&mut self) {
+        match self.phase {
+            Phase::SetUp => self.set_up(),
+            Phase::Work => self.work(),
+            Phase::Healing => self.healing(),
+            Phase::ReadBack => self.reading_back(),
+            Phase::Rest => self.resting(),
+            Phase::Over => return,
+        }
+        if self.now > self.deadline {
+            let state = self.describe();
+            let reason = format!("phase {:?} does not end: {state}", self.phase);
+            self.broken(Violation::new(Rule::Liveness, reason));
+        }
+        self.after(LOOK, Happens::PhaseDue);
+    }
+
+    fn enter(&mut self, phase: Phase, patience: u64) {
+        self.line(|| format!("PHASE {phase:?}"));
+        self.phase = phase;
+        self.deadline = self.now + patience;
+    }
+
+    fn set_up(&mut self) {
+        let all_known = self.hosts.iter().all(|host| host.master.is_some());
+        if self.volume.is_none() && all_known && !self.asked_for_volume && self.now > 200 * MS {
+            self.asked_for_volume = true;
+            self.operator_creates();
+        }
+        let Some(host) = self.serving_host() else { return };
+        if self.exported_blocks(host) != Some(self.plan.blocks) {
+            let reason = "the export has another size than the volume".into();
+            return self.broken(Violation::new(Rule::Invariant, reason));
+        }
+        if self.volume.is_none() {
+            return;
+        }
+        self.enter(Phase::Work, SECOND * 120);
+        for index in 0..self.plan.faults.len() {
+            let (delay, _) = self.plan.faults[index];
+            self.after(delay, Happens::Fault { index });
+        }
+        for client in 0..self.clients.len() {
+            self.after(MS, Happens::ClientTurn { client });
+        }
+    }
+
+    fn work(&mut self) {
+        let last_fault = self.plan.faults.iter().map(|(at, _)| *at).max();
+        let begun = self.deadline - SECOND * 120;
+        let settled = begun + last_fault.map_or(0, |at| at + SECOND * 8);
+        let enough = self.counts.ops >= self.plan.ops as u64;
+        // Under disturbances that stop the volume the requests do not all get their turn.
+        if (enough && self.now > settled) || self.now > settled + SECOND * 20 {
+            self.heal();
+            let patience = u64::try_from(Self::patience().as_nanos()).unwrap_or(u64::MAX);
+            self.enter(Phase::Healing, patience);
+            for client in &mut self.clients {
+                client.done_since_healing = 0;
+            }
+        }
+    }
+
+    fn healing(&mut self) {
+        if self.clients.iter().all(|client| client.done_since_healing > 0) {
+            self.enter(Phase::ReadBack, SECOND * 60);
+            self.clients[0].reads_back_from = Some(0);
+        }
+    }
+
+    fn reading_back(&mut self) {
+        let idle = (0..self.clients.len()).all(|client| self.is_idle(client));
+        if self.clients[0].reads_back_from.is_some() {
+            if self.is_idle(0) {
+                self.after(1_000, Happens::ClientTurn { client: 0 });
+            }
+        } else if idle {
+            let shared = self.plan.shared_sectors();
+            let verdict = linear::check(&self.history, shared);
+            self.check(verdict);
+            let verdict = single::check(&self.history, shared, self.plan.sectors());
+            self.check(verdict);
+            self.enter(Phase::Rest, SECOND * 60);
+        }
+    }
+
+    fn resting(&mut self) {
+        let Some(volume) = self.volume else { return };
+        let leader = self.serving_host().and_then(|host| {
+            let replica = self.hosts[host].node.as_ref()?.volume(volume)?;
+            Some(replica.store().frontiers().head)
+        });
+        let Some(head) = leader else { return };
+        let at_rest = self.hosts.iter().all(|host| {
+            host.replaced || host.node.as_ref().is_some_and(|node| {
+                node.volume(volume).is_some_and(|replica| {
+                    let store = replica.store();
+                    let at = store.frontiers();
+                    let whole = at.head == head && at.applied == head && at.checkpoint == head;
+                    (whole && store.is_at_rest()) || store.durable().needs_rebuild
+                })
+            })
+        });
+        if at_rest {
+            self.compare(head);
+            self.phase = Phase::Over;
+        }
+    }
+
+    /// Replicas at rest are byte-equal.
+    fn compare(&mut self, head: Lsn) {
+        let mut seen: Option<(usize, Option<String>)> = None;
+        let mut verdict = Ok(());
+        for (index, host) in self.hosts.iter().enumerate() {
+            let rebuild = host.node.as_ref().zip(self.volume).is_some_and(|(node, volume)| {
+                node.volume(volume)
+                    .is_some_and(|replica| replica.store().durable().needs_rebuild)
+            });
+            if host.replaced || rebuild {
+                continue;
+            }
+            let digest = host
+                .disks
+                .values()
+                .next()
+                .and_then(|disk| inspect(disk, DigestThrough::Record(head)).ok())
+                .and_then(|found| found.store?.digest?.sha256);
+            match &seen {
+                Some((first, known)) if *known != digest || digest.is_none() => {
+                    let reason = format!(
+                        "s{} and s{} differ at rest at {head}: {known:?} {digest:?}",
+                        first + 1,
+                        index + 1
+                    );
+                    verdict = Err(Violation::new(Rule::Replicas, reason));
+                }
+                Some(_) => {}
+                None => seen = Some((index, digest)),
+            }
+        }
+        self.check(verdict);
+    }
+
+    /// Where every replica stands, for people.
+    pub(super) fn describe(&self) -> String {
+        let mut text = String::new();
+        for (index, host) in self.hosts.iter().enumerate() {
+            let replica = host
+                .node
+                .as_ref()
+                .zip(self.volume)
+                .and_then(|(node, volume)| node.volume(volume));
+            let state = replica.map(|replica| {
+                let store = replica.store();
+                (
+                    store.frontiers(),
+                    store.durable().promised_epoch(),
+                    store.durable().needs_rebuild,
+                    store.fill(),
+                )
+            });
+            text.push_str(&format!(
+                "\n  s{} replaced {} export {:?} {state:?}",
+                index + 1,
+                host.replaced,
+                host.export
+            ));
+        }
+        text
+    }
+}
