@@ -31,6 +31,9 @@ const FETCH_BYTES_MAX: u32 = 4 << 20;
 /// After this long another source is asked.
 const FETCH_OVERDUE: Duration = Duration::from_millis(500);
 
+/// After so many fruitless requests to every source the candidate declines.
+const FETCH_ROUNDS_MAX: usize = 3;
+
 /// A server that asks for promises.
 #[derive(Debug)]
 pub(crate) struct Candidate {
@@ -53,6 +56,8 @@ enum Phase {
         through: Lsn,
         asked: Option<Asked>,
         source: usize,
+        /// Answers and silences in a row that brought no record.
+        fruitless: usize,
     },
     Flushing(Adoption),
 }
@@ -80,7 +85,11 @@ impl Candidate {
         match &self.phase {
             Phase::OwnPromise | Phase::Cutting(_) | Phase::Flushing(_) => None,
             Phase::Collecting { doubt_until } => {
-                self.ask_again.values().copied().chain(*doubt_until).min()
+                let unanswered = self
+                    .ask_again
+                    .iter()
+                    .filter(|(server, _)| !self.answers.contains_key(*server));
+                unanswered.map(|(_, due)| *due).chain(*doubt_until).min()
             }
             Phase::Fetching { asked, .. } => asked.as_ref().map(|asked| asked.overdue),
         }
@@ -91,11 +100,17 @@ impl Replica {
     pub(super) fn candidate_tick(&mut self, ctx: &mut Ctx<'_>) {
         self.ask_members(ctx);
         if let Role::Candidate(candidate) = &mut self.role
-            && let Phase::Fetching { asked, source, .. } = &mut candidate.phase
+            && let Phase::Fetching {
+                asked,
+                source,
+                fruitless,
+                ..
+            } = &mut candidate.phase
             && asked.as_ref().is_some_and(|asked| asked.overdue <= ctx.now)
         {
             *asked = None;
             *source += 1;
+            *fruitless += 1;
         }
         self.candidate_progress(ctx);
     }
@@ -268,7 +283,7 @@ impl Replica {
             mutants: ctx.me.mutants,
         };
         match decide(round) {
-            Decision::Wait => {}
+            Decision::Wait => candidate.phase = Phase::Collecting { doubt_until: None },
             Decision::WaitForDoubt { until } => {
                 candidate.phase = Phase::Collecting {
                     doubt_until: Some(until),
@@ -277,6 +292,8 @@ impl Replica {
             Decision::NewerLine(newer) => {
                 candidate.answers.clear();
                 candidate.ask_again.clear();
+                candidate.phase = Phase::Collecting { doubt_until: None };
+                candidate.started = ctx.now;
                 self.on_line_shown(ctx, &newer);
                 self.ask_members(ctx);
             }
@@ -353,6 +370,7 @@ impl Replica {
                     through: range.through(),
                     asked: None,
                     source: 0,
+                    fruitless: 0,
                 };
             }
         }
@@ -380,6 +398,7 @@ impl Replica {
             through,
             asked,
             source,
+            fruitless,
         } = &mut candidate.phase
         else {
             return;
@@ -387,6 +406,13 @@ impl Replica {
         if asked.is_some() {
             return;
         }
+        if *fruitless >= adoption.sources.len() * FETCH_ROUNDS_MAX {
+            let better = adoption.sources[0].clone();
+            self.decline(ctx, DeclineReason::LacksRecords { better });
+            return;
+        }
+        // What is known to be committed may be applied, which makes room for the rest.
+        self.store.set_committed(adoption.committed.min(head));
         let from = adoption.sources[*source % adoption.sources.len()].clone();
         let range = LsnRange::new(head, *through).expect("the head is below what is fetched");
         let overdue = ctx.now.after(FETCH_OVERDUE);
@@ -415,13 +441,7 @@ impl Replica {
         let Role::Candidate(candidate) = &mut self.role else {
             return;
         };
-        let Phase::Fetching {
-            asked,
-            source,
-            through,
-            ..
-        } = &mut candidate.phase
-        else {
+        let Phase::Fetching { asked, through, .. } = &mut candidate.phase else {
             return;
         };
         let expected = asked
@@ -430,8 +450,8 @@ impl Replica {
         if !expected || header.epoch != candidate.reign.epoch {
             return;
         }
-        *asked = None;
         let through = *through;
+        let (before, epoch) = (self.store.log().head(), candidate.reign.epoch);
         let payload = fetched.payload.into_contiguous(&ctx.me.pool);
         let records = match fetched.outcome {
             FetchOutcome::Records => {
@@ -439,14 +459,23 @@ impl Replica {
             }
             FetchOutcome::NotRetained | FetchOutcome::Damaged => Vec::new(),
         };
-        if records.is_empty() {
-            *source += 1;
-        }
         for record in records {
             let next = self.store.log().head().next();
-            if record.lsn() != next || next > through || self.store.append(record).is_err() {
+            let fits = record.lsn() == next && next <= through && record.epoch() < epoch;
+            if !fits || self.store.append(record).is_err() {
                 break;
             }
+        }
+        if let Role::Candidate(candidate) = &mut self.role
+            && let Phase::Fetching {
+                asked, fruitless, ..
+            } = &mut candidate.phase
+            && self.store.log().head() > before
+        {
+            // An answer that brought nothing is waited out: another source is asked when the request
+            // is overdue, and none is asked in a tight circle.
+            *asked = None;
+            *fruitless = 0;
         }
         self.candidate_progress(ctx);
     }
