@@ -348,6 +348,10 @@ impl Replica {
                 Then::Nothing => {}
             }
         }
+        if let Role::Follower(follower) = &mut self.role {
+            // An acknowledgement names the line that is persisted here (`JOIN-5`).
+            follower.owes_ack();
+        }
         self.candidate_progress(ctx);
         self.advance(ctx);
     }
@@ -444,14 +448,17 @@ impl Replica {
         }
     }
 
-    /// Whether this replica itself believes that it has a vote.
+    /// Whether this replica itself sees a reason why it has no vote. The record decides; a store
+    /// that is not recorded yet sees none.
     fn vote_claim(&self) -> VoteClaim {
-        let recorded = self.line.as_ref().is_some_and(|line| {
-            line.members
-                .iter()
-                .any(|member| member.store == Some(self.store.identity().store))
-        });
-        if recorded && self.image() == ImageState::Whole && self.store.failed().is_none() {
+        let identity = self.store.identity();
+        let seat = self
+            .line
+            .as_ref()
+            .and_then(|line| line.member(&identity.server));
+        let recorded = seat.and_then(|member| member.store);
+        let is_other = recorded.is_some_and(|store| store != identity.store);
+        if !is_other && self.image() == ImageState::Whole && self.store.failed().is_none() {
             VoteClaim::Has
         } else {
             VoteClaim::HasNot

@@ -1,6 +1,6 @@
 //! The assignment client: registration, heartbeats, and what the master asks for.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use moorline_types::{ClusterId, Instant, VolumeId};
 use moorline_wire::control::{
@@ -15,6 +15,9 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Heartbeats that report a change follow each other no closer than this.
 const CHANGE_GAP: Duration = Duration::from_millis(20);
+
+/// Heartbeats without an answer that are remembered.
+const UNANSWERED_MAX: usize = 64;
 
 /// What a change of makes a heartbeat due at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +37,8 @@ pub(super) struct MasterLink {
     next: Instant,
     last: Instant,
     keys: Vec<ReportKey>,
+    /// Heartbeats of this boot without an answer: number and send time, oldest first.
+    unanswered: VecDeque<(u64, Instant)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +59,7 @@ impl Default for MasterLink {
             next: Instant::ZERO,
             last: Instant::ZERO,
             keys: Vec::new(),
+            unanswered: VecDeque::new(),
         }
     }
 }
@@ -61,6 +67,26 @@ impl Default for MasterLink {
 impl MasterLink {
     pub(super) fn down(&mut self) {
         self.state = LinkState::Down;
+        self.unanswered.clear();
+    }
+
+    fn note_sent(&mut self, now: Instant) {
+        self.unanswered.push_back((self.sequence, now));
+        if self.unanswered.len() > UNANSWERED_MAX {
+            self.unanswered.pop_front();
+        }
+    }
+
+    /// When the heartbeat that is answered was sent; once per heartbeat.
+    fn take_sent(&mut self, sequence: u64) -> Option<Instant> {
+        let place = self
+            .unanswered
+            .iter()
+            .position(|(sent, _)| *sent == sequence)?;
+        self.unanswered
+            .drain(..=place)
+            .next_back()
+            .map(|(_, at)| at)
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
@@ -154,8 +180,21 @@ impl Node {
                     replica.on_assignment(ctx, line)
                 });
             }
-            // Members' leases keep a volume serving; the master's binds the master alone.
-            MasterToServer::Leases { .. } => {}
+            MasterToServer::Leases {
+                heartbeat_seq,
+                ttl_ms,
+                granted,
+            } => {
+                let Some(sent) = self.master.take_sent(heartbeat_seq) else {
+                    return;
+                };
+                let term = Duration::from_millis(u64::from(ttl_ms));
+                for lease in granted {
+                    self.with(now, lease.volume, out, |replica, ctx| {
+                        replica.on_master_lease(ctx.me, (lease.epoch, lease.boot), sent, term);
+                    });
+                }
+            }
             MasterToServer::CreateStore {
                 line,
                 log_bytes,
@@ -184,6 +223,7 @@ impl Node {
         self.master.last = now;
         self.master.next = now.after(self.master.interval);
         self.master.sequence += 1;
+        self.master.note_sent(now);
         let volumes = self
             .volumes
             .values()

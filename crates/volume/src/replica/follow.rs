@@ -147,6 +147,8 @@ impl Replica {
             cutting: None,
             asked_after: None,
         });
+        // The primary counts what is acknowledged in its session, and nothing that was before.
+        follower.owes = Owes::Ack;
         let facts = self.facts(ctx.me);
         let reply = self.header(header.session, header.epoch);
         self.send(
@@ -209,6 +211,7 @@ impl Replica {
             return;
         }
         session.cutting = None;
+        follower.owes = Owes::Ack;
         let (number, link, epoch) = (session.number, session.link, follower.reign.epoch);
         let head = self.store.log().head();
         let header = self.header(number, epoch);

@@ -17,7 +17,10 @@ impl Replica {
         body: VolumeMessage,
     ) {
         if self.stopping != Stopping::No {
-            self.refuse(ctx, link, header, RefusedReason::WrongRole);
+            // A refusal is never refused: two servers that stop would go on for ever.
+            if !matches!(body, VolumeMessage::Refused(_)) {
+                self.refuse(ctx, link, header, RefusedReason::WrongRole);
+            }
             return;
         }
         if !self.is_member(&from.server) && !matches!(body, VolumeMessage::Refused(_)) {
@@ -49,7 +52,7 @@ impl Replica {
             VolumeMessage::StreamEnded(ended) => {
                 self.on_stream_ended(ctx, link, from, header, ended);
             }
-            VolumeMessage::Fetch(fetch) => self.on_fetch(ctx, link, header, fetch),
+            VolumeMessage::Fetch(fetch) => self.on_fetch(ctx, link, from, header, fetch),
             VolumeMessage::Fetched(fetched) => self.on_fetched(ctx, from, header, fetched),
             // Nobody here asks for blocks; a peer that does hears that it cannot be had here.
             VolumeMessage::FetchBlock(_) => {

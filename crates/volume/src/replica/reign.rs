@@ -12,17 +12,20 @@ use moorline_types::{
     AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, LsnRange, OpenCount, Policy,
     ServerId, StoreId, VolumeId,
 };
-use moorline_wire::control::{
-    ChangeConfig, ChangeConfigResult, InSyncMember, PrimaryFaultReason, PromotionFailure,
-    ServerToMaster,
+use moorline_wire::{
+    PromiseRequest, VolumeMessage,
+    control::{
+        ChangeConfig, ChangeConfigResult, InSyncMember, PrimaryFaultReason, PromotionFailure,
+        ServerToMaster,
+    },
 };
 
-use super::{Ctx, OnVolatileLoss, Replica, Role, streams::Stream};
+use super::{Ctx, Me, OnVolatileLoss, Replica, Role, streams::Stream};
 use crate::{
     commit::{CommitRule, Requirement, Seat, Standing},
     desk::Desk,
     journal::{Happening, StepDownReason},
-    lease::{Holding, LeaseQuorum, Reign as ReignId},
+    lease::{Holding, LeaseQuorum, LeaseTiming, Reign as ReignId},
     mutants::Mutant,
     node::Action,
     promotion::Vote,
@@ -61,6 +64,8 @@ pub(crate) struct Reign {
     again_at: Instant,
     volatile_loss: Option<LsnRange>,
     pub(super) announce_at: Option<Instant>,
+    /// Until when the master's lease runs; it is the one that counts under `best_effort`.
+    master_lease_until: Instant,
     committed: Lsn,
     acknowledgeable: Lsn,
 }
@@ -129,6 +134,7 @@ impl Reign {
             again_at: ctx.now,
             volatile_loss,
             announce_at: None,
+            master_lease_until: Instant::ZERO,
             committed: Lsn::ZERO,
             acknowledgeable: Lsn::ZERO,
         }
@@ -144,6 +150,7 @@ impl Reign {
         line: Option<&AssignmentLine>,
     ) -> Option<Instant> {
         let waiting = line.and_then(|line| desk.next_deadline(line.no_quorum));
+        // While a change is asked for, or just was refused, nothing follows from who is lost.
         let change = self.change.as_ref().map(|change| change.again);
         let silent = self
             .streams
@@ -155,7 +162,8 @@ impl Reign {
             .lost_since
             .values()
             .min()
-            .map(|since| since.after(PEER_DEADLINE));
+            .filter(|_| self.change.is_none())
+            .map(|since| since.after(PEER_DEADLINE).max(self.hold_until));
         let unsettled = self.has_idle_peer() || !self.growing.is_empty();
         let again = unsettled.then_some(self.again_at);
         [
@@ -247,6 +255,7 @@ impl Replica {
             self.growth_recorded(ctx, &server);
         }
         self.do_engine(ctx);
+        self.show_line(ctx);
         self.advance(ctx);
     }
 
@@ -382,7 +391,7 @@ impl Replica {
         let voters: Vec<ServerId> = reign
             .peers
             .iter()
-            .filter(|(_, seen)| seen.vote == Vote::Counts)
+            .filter(|(server, seen)| seen.vote == Vote::Counts && line.member(server).is_some())
             .map(|(server, _)| server.clone())
             .collect();
         let required = reign.required(line);
@@ -394,7 +403,48 @@ impl Replica {
             own_vote: true,
             voters: &voters,
         };
-        reign.holding.is_live(ctx.now, quorum)
+        match line.policy {
+            Policy::BestEffort => ctx.now < reign.master_lease_until,
+            Policy::SyncQuorum | Policy::SyncAll => reign.holding.is_live(ctx.now, quorum),
+        }
+    }
+
+    /// The master answered the heartbeat sent at `sent` with its lease for this epoch and boot
+    /// (`LEASE-7`).
+    pub(crate) fn on_master_lease(
+        &mut self,
+        me: &Me,
+        (epoch, boot): (Epoch, BootId),
+        sent: Instant,
+        term: Duration,
+    ) {
+        let timing = LeaseTiming::of_term(term);
+        if let Role::Reign(reign) = &mut self.role
+            && reign.id.epoch == epoch
+            && boot == me.boot
+        {
+            let until = sent.after(timing.term.saturating_sub(timing.drift_margin));
+            reign.master_lease_until = reign.master_lease_until.max(until);
+        }
+    }
+
+    /// A member that has not promised this epoch is asked again, for as long as it reigns: it may
+    /// have been away when the epoch was opened (`PROM-14`).
+    pub(super) fn ask_late_promise(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId) {
+        let (Role::Reign(reign), Some(line), Some(link)) =
+            (&self.role, &self.line, ctx.links.dialed(peer))
+        else {
+            return;
+        };
+        let request = PromiseRequest {
+            server: ctx.me.server.clone(),
+            boot: ctx.me.boot,
+            line: line.clone(),
+        };
+        let mut header = self.header(0, reign.id.epoch);
+        header.config = line.config;
+        let body = VolumeMessage::PromiseRequest(Box::new(request));
+        self.send(ctx, link, header, body);
     }
 
     /// Whether the policy can be met with the peers whose streams stand.
@@ -501,6 +551,11 @@ impl Replica {
             None if *server == ctx.me.server => Some(ctx.me.boot),
             None => line.member(server).and_then(|member| member.boot),
         };
+        if wanted.iter().any(|server| boots(server).is_none()) {
+            // A member of unknown boot is joined or lost before long.
+            reign.hold_until = ctx.now.after(CHANGE_AGAIN);
+            return;
+        }
         let in_sync: Vec<InSyncMember> = wanted
             .iter()
             .filter_map(|server| {
@@ -629,7 +684,19 @@ impl Reign {
     pub(super) fn required(&self, line: &AssignmentLine) -> Vec<ServerId> {
         let mut required: BTreeSet<ServerId> = line.in_sync.iter().cloned().collect();
         required.extend(self.outgoing.iter().map(|(server, _)| server.clone()));
-        let joined = self.streams.iter().filter(|(_, stream)| stream.is_joined());
+        // Without an answer of the master the larger set may be recorded at any moment (`JOIN-4`).
+        let asked = self.change.iter().flat_map(|change| &change.in_sync);
+        required.extend(asked.map(|member| member.server.clone()));
+        // A store without a vote is in no required set: it could neither grant nor count.
+        let votes = |server: &ServerId| {
+            self.peers
+                .get(server)
+                .is_some_and(|seen| seen.vote == Vote::Counts)
+        };
+        let joined = self
+            .streams
+            .iter()
+            .filter(|(server, stream)| stream.is_joined() && votes(server));
         required.extend(joined.map(|(server, _)| server.clone()));
         required.into_iter().collect()
     }
@@ -676,6 +743,19 @@ impl Reign {
             received: stream.received,
             flushed: stream.flushed,
         }
+    }
+
+    /// Drops the streams whose session ended, or whose peer is in sync no longer.
+    pub(super) fn drop_ended_streams(&mut self) {
+        let registry = &self.registry;
+        self.streams.retain(|server, stream| {
+            registry.sender(server).is_some_and(|sender| {
+                let session = sender.session().map(|session| session.stamp());
+                sender.has_standing() && session == Some(stream.stamp)
+            })
+        });
+        let streams = &self.streams;
+        self.growing.retain(|server| streams.contains_key(server));
     }
 
     /// A dropped peer is required until everybody who remains has persisted the smaller set.

@@ -3,7 +3,7 @@
 use moorline_engine::{
     Bucket, Cause as EngineCause, PhaseName, Progress, SenderStatus, SessionKind as EngineKind,
 };
-use moorline_types::{Instant, Lsn, ServerId};
+use moorline_types::{AssignmentLine, Epoch, Instant, Lsn, ServerId};
 use moorline_wire::control::{
     FollowedPrimary, LineVersion, MarkState, PeerReport, PeerState, PinKind, PinReport,
     ReplicaReport, ReplicaRole, Serving, SessionCause, SessionKind, SessionPhase, SessionReport,
@@ -41,12 +41,9 @@ impl Replica {
     pub(crate) fn report_key(&self) -> ReportKey {
         let (serving, in_sync) = match &self.role {
             Role::Reign(reign) => {
-                let in_sync = |status: &SenderStatus| status.bucket == Bucket::InSync;
-                let count = reign
-                    .registry
-                    .status()
-                    .iter()
-                    .filter(|s| in_sync(s))
+                let senders = reign.registry.senders();
+                let count = senders
+                    .filter(|(_, sender)| sender.bucket() == Bucket::InSync)
                     .count();
                 (reign.serves(), count)
             }
@@ -109,11 +106,19 @@ impl Replica {
             return ReplicaRole::Failed;
         }
         match &self.role {
+            // It led the epoch in force and does no more: the master must not wait for it, though
+            // the message that said so was lost.
+            Role::Idle if self.has_given_up_the_reign() => ReplicaRole::Fenced,
             Role::Idle => ReplicaRole::Idle,
             Role::Follower(_) => ReplicaRole::Replica,
             Role::Candidate(_) => ReplicaRole::Candidate,
             Role::Reign(_) => ReplicaRole::Primary,
         }
+    }
+
+    fn has_given_up_the_reign(&self) -> bool {
+        let led = |line: &AssignmentLine| line.epoch == self.led;
+        self.led != Epoch::ZERO && self.line.as_ref().is_some_and(led)
     }
 
     fn peer_reports(&self, reign: &Reign) -> Vec<PeerReport> {

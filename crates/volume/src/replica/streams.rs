@@ -8,7 +8,7 @@ use moorline_engine::{
     HandshakeFailure, Image, OperationId, PinKind, PinRefusal, PinRefusedReason, PlanKind,
     PrimaryFacts, ReleaseCause, ReplicaFacts as EngineFacts, SessionKind, SessionStamp,
 };
-use moorline_types::{Instant, Lsn, LsnRange, ServerId, SessionId};
+use moorline_types::{AssignmentLine, Instant, Lsn, LsnRange, ServerId, SessionId};
 use moorline_wal::{LogReadError, PinHolder, ReadId, ReadStart, Record, RecordAt, RetentionPin};
 use moorline_wire::{
     Ack, Commit, Fetch, FetchOutcome, Fetched, GivenUpRange, Handshake, ImageState, NeedRecords,
@@ -18,11 +18,13 @@ use moorline_wire::{
 
 use super::{
     Ctx, Replica, Role,
-    reign::{InFlight, PeerSeen},
+    lines::is_promise_of,
+    reign::{ANNOUNCE_DELAY, InFlight, PeerSeen},
     report::{session_cause, session_kind},
 };
 use crate::{
     journal::{Happening, StepDownReason},
+    lease::Reign as ReignId,
     mutants::Mutant,
     node::{LinkId, Peer},
     promotion::vote_of,
@@ -34,6 +36,9 @@ const WINDOW_BYTES: u64 = 16 << 20;
 
 /// One message's payload: small enough to interleave, large enough to cost few system calls.
 const BATCH_BYTES: usize = 1 << 20;
+
+/// The most that one answer to a fetch carries, whatever was asked for.
+const FETCH_BYTES_MAX: usize = 4 << 20;
 
 /// One message's records.
 const BATCH_RECORDS: usize = 512;
@@ -51,6 +56,8 @@ pub(crate) struct Stream {
     pub(super) told_committed: Lsn,
     in_flight: InFlight,
     in_flight_bytes: u64,
+    /// When the durable frontier last moved: a peer that goes on is slow and not silent.
+    progressed: Instant,
     reading: Option<ReadId>,
     /// Held until the peer has joined and reached the join point.
     pin: Option<RetentionPin>,
@@ -67,7 +74,7 @@ enum StreamState {
 }
 
 impl Stream {
-    fn new(stamp: SessionStamp, link: LinkId) -> Self {
+    fn new(now: Instant, stamp: SessionStamp, link: LinkId) -> Self {
         Self {
             stamp,
             link,
@@ -78,6 +85,7 @@ impl Stream {
             told_committed: Lsn::ZERO,
             in_flight: InFlight::new(),
             in_flight_bytes: 0,
+            progressed: now,
             reading: None,
             pin: None,
         }
@@ -87,9 +95,11 @@ impl Stream {
         self.state == StreamState::Joined
     }
 
-    /// When the oldest records that are not durable there were sent.
+    /// Since when records that are not durable there wait for an answer without any progress.
     pub(super) fn oldest_unanswered(&self) -> Option<Instant> {
-        self.in_flight.front().map(|(_, _, at)| *at)
+        self.in_flight
+            .front()
+            .map(|(_, _, at)| self.progressed.max(*at))
     }
 
     /// How far may be sent, as of now.
@@ -101,9 +111,19 @@ impl Stream {
         }
     }
 
-    fn note_ack(&mut self, ack: Ack) {
+    /// Only within a session whose cut, if one was needed, is recorded (`CUT-4`).
+    fn note_ack(&mut self, now: Instant, ack: Ack) {
+        if ack.flushed > self.flushed {
+            self.progressed = now;
+        }
         self.received = self.received.max(ack.received);
         self.flushed = self.flushed.max(ack.flushed);
+        // The pin follows the frontier, so that a long recovery does not fill the log.
+        if let Some(pin) = &mut self.pin
+            && self.flushed > pin.lsn()
+        {
+            pin.advance(self.flushed);
+        }
         while self
             .in_flight
             .front()
@@ -151,6 +171,7 @@ impl Replica {
             };
             let asked = std::mem::take(&mut reign.asked);
             if asked.is_empty() {
+                reign.drop_ended_streams();
                 return;
             }
             for Directed { replica, action } in asked {
@@ -208,9 +229,13 @@ impl Replica {
             EngineAction::RaiseCommitted { through } => self.store.set_committed(through),
             EngineAction::Release { stamp, cause } => self.release_stream(peer, stamp, cause),
             EngineAction::TellNeedsRebuild { stamp, .. } => {
-                let reason = StreamEndReason::NeedsRebuild;
-                let ended = VolumeMessage::StreamEnded(StreamEnded { reason });
-                self.send_on_stream(ctx, peer, stamp, ended);
+                // The session ended, and its stream with it: the connection may still stand.
+                if let Some(link) = ctx.links.dialed(peer) {
+                    let reason = StreamEndReason::NeedsRebuild;
+                    let ended = VolumeMessage::StreamEnded(StreamEnded { reason });
+                    let header = self.header(wire_session(stamp.session), stamp.epoch);
+                    self.send(ctx, link, header, ended);
+                }
             }
             EngineAction::StopVolume(missing) => {
                 self.note(ctx, Happening::CommittedDataMissing(missing));
@@ -263,8 +288,24 @@ impl Replica {
         let (Some(link), Some(line)) = (ctx.links.dialed(peer), self.line.clone()) else {
             return;
         };
+        let header = self.header(wire_session(stamp.session), stamp.epoch);
+        let handshake = self.handshake(ctx, line, (kind, cause));
+        if let Role::Reign(reign) = &mut self.role {
+            let stream = Stream::new(ctx.now, stamp, link);
+            reign.streams.insert(peer.clone(), stream);
+        }
+        let body = VolumeMessage::Handshake(Box::new(handshake));
+        self.send(ctx, link, header, body);
+    }
+
+    fn handshake(
+        &self,
+        ctx: &Ctx<'_>,
+        line: AssignmentLine,
+        (kind, cause): (SessionKind, Cause),
+    ) -> Handshake {
         let log = self.store.log();
-        let handshake = Handshake {
+        Handshake {
             server: ctx.me.server.clone(),
             boot: ctx.me.boot,
             kind: session_kind(kind),
@@ -275,17 +316,30 @@ impl Replica {
             head: log.head(),
             line,
             given_up: self.given_up(),
-        };
-        if let Role::Reign(reign) = &mut self.role {
-            reign.streams.insert(peer.clone(), Stream::new(stamp, link));
         }
-        let header = self.header(wire_session(stamp.session), stamp.epoch);
-        self.send(
-            ctx,
-            link,
-            header,
-            VolumeMessage::Handshake(Box::new(handshake)),
-        );
+    }
+
+    /// Shows the line in force to every joined peer, in its session: the master may not reach all
+    /// who have to persist it (`JOIN-5`).
+    pub(super) fn show_line(&mut self, ctx: &mut Ctx<'_>) {
+        let (Role::Reign(reign), Some(line)) = (&self.role, &self.line) else {
+            return;
+        };
+        let joined = reign
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.is_joined());
+        let due: Vec<(LinkId, SessionStamp)> = joined
+            .filter(|(server, _)| line.member(server).is_some())
+            .map(|(_, stream)| (stream.link, stream.stamp))
+            .collect();
+        let what = (SessionKind::CatchUp, Cause::Assignment);
+        for (link, stamp) in due {
+            let header = self.header(wire_session(stamp.session), stamp.epoch);
+            let handshake = self.handshake(ctx, line.clone(), what);
+            let body = VolumeMessage::Handshake(Box::new(handshake));
+            self.send(ctx, link, header, body);
+        }
     }
 
     pub(super) fn given_up(&self) -> Vec<GivenUpRange> {
@@ -333,6 +387,10 @@ impl Replica {
         if let Some(stream) = self.stream_of(peer, stamp) {
             stream.sent = stream.sent.max(after);
             stream.state = StreamState::Joined;
+            if let Role::Reign(reign) = &mut self.role {
+                // What is committed may be news to the peer though no record follows.
+                reign.announce_at = Some(ctx.now.after(ANNOUNCE_DELAY));
+            }
             self.tell_engine(ctx, peer, stamp, Fact::Joined { join_point });
         }
     }
@@ -358,6 +416,24 @@ impl Replica {
                 reign.growing.remove(peer);
             }
         }
+    }
+
+    /// Ends a peer's session, or its being in sync: what it is sent next is decided by its facts.
+    pub(super) fn end_stream(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId, stamp: SessionStamp) {
+        self.tell_engine(ctx, peer, stamp, Fact::CancelRequested);
+        if self.stream_of(peer, stamp).is_some()
+            && let Role::Reign(reign) = &mut self.role
+            && reign
+                .registry
+                .sender(peer)
+                .is_some_and(|sender| sender.live_session().is_none())
+        {
+            let event = EngineEvent::LinkLost;
+            let _answer = reign
+                .registry
+                .handle(ctx.now, peer, event, &mut reign.asked);
+        }
+        self.do_engine(ctx);
     }
 
     pub(super) fn reign_link_up(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId) {
@@ -522,8 +598,14 @@ impl Replica {
             self.refuse_peer(ctx, from, "it acknowledges what was never sent");
             return;
         }
-        if let Some(stream) = self.stream_of(&from.server, stamp) {
-            stream.note_ack(ack);
+        if let Role::Reign(reign) = &mut self.role
+            && let Some(stream) = reign.streams.get_mut(&from.server)
+            && reign
+                .registry
+                .sender(&from.server)
+                .is_some_and(|sender| sender.counts_acks(stamp).is_ok())
+        {
+            stream.note_ack(ctx.now, ack);
         }
         if let Role::Reign(reign) = &mut self.role
             && let Some(seen) = reign.peers.get_mut(&from.server)
@@ -582,8 +664,10 @@ impl Replica {
             };
             let peer = &from.server;
             self.tell_engine(ctx, peer, stamp, Fact::HandshakeRefused(failure));
-            self.tell_engine(ctx, peer, stamp, Fact::CancelRequested);
-            self.do_engine(ctx);
+            self.end_stream(ctx, peer, stamp);
+            if matches!(refused.reason, RefusedReason::Ahead { .. }) {
+                self.ask_late_promise(ctx, peer);
+            }
         }
         match refused.reason {
             RefusedReason::Stale { epoch, .. } if epoch > leading => {
@@ -653,8 +737,7 @@ impl Replica {
                 }
                 Batch::Gone => {
                     // The log was reclaimed past a slow peer: classified again, by its facts.
-                    self.tell_engine(ctx, server, stamp, Fact::CancelRequested);
-                    self.do_engine(ctx);
+                    self.end_stream(ctx, server, stamp);
                     return;
                 }
             }
@@ -710,8 +793,7 @@ impl Replica {
             }
             Err(_) => {
                 self.reads.remove(&id);
-                self.tell_engine(ctx, server, stamp, Fact::CancelRequested);
-                self.do_engine(ctx);
+                self.end_stream(ctx, server, stamp);
                 None
             }
         }
@@ -751,10 +833,7 @@ impl Replica {
                 stream.reading = None;
                 match result {
                     Ok(records) => self.send_records(ctx, &server, records),
-                    Err(_) => {
-                        self.tell_engine(ctx, &server, stamp, Fact::CancelRequested);
-                        self.do_engine(ctx);
-                    }
+                    Err(_) => self.end_stream(ctx, &server, stamp),
                 }
             }
             Some(ReadFor::Fetch {
@@ -856,10 +935,34 @@ impl Replica {
         &mut self,
         ctx: &mut Ctx<'_>,
         link: LinkId,
+        from: &Peer,
         header: VolumeHeader,
         fetch: Fetch,
     ) {
-        let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(BATCH_BYTES);
+        // Only a log that nobody else may change is the one that its promise described.
+        let owner = ReignId {
+            epoch: header.epoch,
+            server: from.server.clone(),
+            boot: from.boot,
+        };
+        if !is_promise_of(self.store.pending().promised.as_ref(), &owner) {
+            let config = self.store.durable().line_version().1;
+            let epoch = self.store.pending().promised_epoch();
+            let reason = match header.epoch.cmp(&epoch) {
+                std::cmp::Ordering::Less => RefusedReason::Stale {
+                    epoch,
+                    config,
+                    line: self.line.clone().map(Box::new),
+                },
+                std::cmp::Ordering::Equal => RefusedReason::Conflict { epoch },
+                std::cmp::Ordering::Greater => RefusedReason::Ahead { epoch, config },
+            };
+            self.refuse(ctx, link, header, reason);
+            return;
+        }
+        let bytes_max = usize::try_from(fetch.bytes_max)
+            .unwrap_or(FETCH_BYTES_MAX)
+            .min(FETCH_BYTES_MAX);
         let reply = self.header(header.session, header.epoch);
         let purpose = ReadFor::Fetch {
             link,
