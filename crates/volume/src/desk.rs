@@ -205,11 +205,16 @@ impl Desk {
         if !gate.may_answer.is_granted() || self.waiting.is_empty() {
             return;
         }
-        // One pass: what cannot go on is kept in its order.
-        for entry in std::mem::take(&mut self.waiting) {
-            self.admit(gate, entry, store, ops, out);
+        loop {
+            // One pass: what cannot go on is kept in its order.
+            for entry in std::mem::take(&mut self.waiting) {
+                self.admit(gate, entry, store, ops, out);
+            }
+            // A merge that was ordered lets go of blocks that others may wait for.
+            if self.order_merged(gate, store) == 0 || self.waiting.is_empty() {
+                break;
+            }
         }
-        self.order_merged(gate, store);
         self.settle(gate, out);
     }
 
@@ -252,6 +257,12 @@ impl Desk {
         ops: &mut Vec<DeviceOp>,
         out: &mut Vec<Action>,
     ) {
+        // Looked at before it is planned: a request that has to wait is kept as it is.
+        if range_of(&op).is_some_and(|range| range.length > 0 && self.locks.blocks(covering(range)))
+        {
+            self.waiting.push_back(Waiting { ticket, op });
+            return;
+        }
         match zero::plan(op, store.pool()) {
             Plan::Nothing => self.finish(ticket, out),
             Plan::NotFast => answer(out, &ticket, ClientReply::Failed(ClientError::NotFast)),
@@ -265,21 +276,14 @@ impl Desk {
                 change,
                 durability,
             } => {
-                if self.locks.blocks(range) {
-                    let op = change.into_op(range, durability);
+                let change = Change {
+                    range,
+                    kind: change,
+                };
+                if let Some((kind, ticket)) = self.order(gate, store, change, durability, ticket) {
+                    let op = kind.into_op(range, durability);
                     self.waiting.push_back(Waiting { ticket, op });
-                    return;
                 }
-                self.order(
-                    gate,
-                    store,
-                    Change {
-                        range,
-                        kind: change,
-                    },
-                    durability,
-                    ticket,
-                );
             }
             Plan::Ragged {
                 bytes,
@@ -308,7 +312,8 @@ impl Desk {
         }
     }
 
-    /// The ordering point: gives the LSN and appends.
+    /// The ordering point: gives the LSN and appends. Gives back what found no room in the log, or
+    /// no device any more: it was not ordered and waits on.
     fn order(
         &mut self,
         gate: &Gate,
@@ -316,7 +321,7 @@ impl Desk {
         change: Change,
         durability: Durability,
         ticket: Ticket,
-    ) {
+    ) -> Option<(ChangeKind, Ticket)> {
         let lsn = store.log().head().next();
         let Change { range, kind } = change;
         let record = match &kind {
@@ -328,18 +333,14 @@ impl Desk {
             ChangeKind::Zero => Record::write_zeroes(gate.volume, gate.epoch, lsn, range),
         };
         if store.append(record).is_err() {
-            // No room in the log, or no device any more: it was not ordered and waits on.
-            self.waiting.push_back(Waiting {
-                ticket,
-                op: kind.into_op(range, durability),
-            });
-            return;
+            return Some((kind, ticket));
         }
         let entry = Ordered { lsn, ticket };
         match durability {
             Durability::AckPoint => self.ordered.push_back(entry),
             Durability::Forced => self.forced.push_back(entry),
         }
+        None
     }
 
     /// A barrier: due when everything that clients were told of is committed.
@@ -381,23 +382,37 @@ impl Desk {
         }
     }
 
-    fn order_merged(&mut self, gate: &Gate, store: &mut Store) {
-        let mut index = 0;
+    /// Orders the writes whose edges are filled; says how many. One that finds no room keeps its
+    /// blocks: its edges must not be overtaken.
+    fn order_merged(&mut self, gate: &Gate, store: &mut Store) -> usize {
+        let (mut index, mut count) = (0, 0);
         while index < self.merges.len() {
             let ready = self.merges[index].is_filled() && gate.may_order.is_granted();
             if !ready || !gate.may_answer.is_granted() {
                 index += 1;
                 continue;
             }
-            let mut merge = self.merges.remove(index);
-            merge.release(&mut self.locks);
-            let (range, payload, durability, ticket) = merge.into_write();
+            let (held, payload, ticket) = self.merges.remove(index).into_write();
             let change = Change {
-                range,
+                range: held.blocks,
                 kind: ChangeKind::Write(payload),
             };
-            self.order(gate, store, change, durability, ticket);
+            match self.order(gate, store, change, held.durability, ticket) {
+                None => {
+                    self.locks.give_back(held.lock);
+                    count += 1;
+                }
+                Some((ChangeKind::Write(payload), ticket)) => {
+                    self.merges
+                        .insert(index, Merge::held(held, payload, ticket));
+                    index += 1;
+                }
+                Some((ChangeKind::Hole | ChangeKind::Zero, _)) => {
+                    unreachable!("what is given back is what was to be ordered")
+                }
+            }
         }
+        count
     }
 
     /// Fails what has waited longer than the volume's setting allows; nothing of it was ordered.

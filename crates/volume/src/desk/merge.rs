@@ -25,12 +25,29 @@ pub(super) enum Edge {
 pub(super) struct Merge {
     bytes: ByteRange,
     blocks: BlockRange,
-    buffer: PageBuf,
+    content: Content,
     durability: Durability,
     ticket: Ticket,
     lock: Option<LockId>,
     wanted: Vec<Edge>,
     reading: Vec<(Edge, ReadToken)>,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Edges may still be lacking.
+    Open(PageBuf),
+    /// Whole blocks that found no room in the log yet.
+    Whole(Payload),
+}
+
+/// What a merge holds until it is ordered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) blocks: BlockRange,
+    pub(super) durability: Durability,
+    pub(super) lock: LockId,
+    bytes: ByteRange,
 }
 
 impl Merge {
@@ -55,11 +72,25 @@ impl Merge {
         Self {
             bytes,
             blocks,
-            buffer,
+            content: Content::Open(buffer),
             durability,
             ticket,
             lock: Some(lock),
             wanted,
+            reading: Vec::new(),
+        }
+    }
+
+    /// A filled merge that could not be ordered yet; its blocks stay locked.
+    pub(super) fn held(held: Held, payload: Payload, ticket: Ticket) -> Self {
+        Self {
+            bytes: held.bytes,
+            blocks: held.blocks,
+            content: Content::Whole(payload),
+            durability: held.durability,
+            ticket,
+            lock: Some(held.lock),
+            wanted: Vec::new(),
             reading: Vec::new(),
         }
     }
@@ -78,13 +109,19 @@ impl Merge {
         self.wanted.is_empty() && self.reading.is_empty()
     }
 
-    pub(super) fn into_write(self) -> (BlockRange, Payload, Durability, Ticket) {
-        (
-            self.blocks,
-            self.buffer.freeze(),
-            self.durability,
-            self.ticket,
-        )
+    /// Its whole blocks, to be ordered; the lock is to be given back after that.
+    pub(super) fn into_write(self) -> (Held, Payload, Ticket) {
+        let held = Held {
+            blocks: self.blocks,
+            durability: self.durability,
+            lock: self.lock.expect("a merge holds its blocks until it ends"),
+            bytes: self.bytes,
+        };
+        let payload = match self.content {
+            Content::Open(buffer) => buffer.freeze(),
+            Content::Whole(payload) => payload,
+        };
+        (held, payload, self.ticket)
     }
 
     /// Reads the edges as they are after everything ordered so far, committed or not: what is
@@ -123,6 +160,9 @@ impl Merge {
     /// Copies what lies around the written bytes in one edge block.
     fn fill(&mut self, edge: Edge, segments: &[Segment]) {
         let block = self.edge_block(edge);
+        let Content::Open(buffer) = &mut self.content else {
+            return;
+        };
         let from_block = block.first().byte_offset();
         let range = ByteRange {
             offset: from_block,
@@ -143,7 +183,7 @@ impl Merge {
                     continue;
                 }
                 let place = usize::try_from(byte - buffer_from).expect("inside the buffer");
-                self.buffer.as_mut_slice()[place] = match &piece {
+                buffer.as_mut_slice()[place] = match &piece {
                     ReadPiece::Data(bytes) => {
                         bytes[usize::try_from(offset).expect("inside a block")]
                     }
