@@ -15,8 +15,9 @@ impl Replica {
     /// A client asks for something.
     pub(crate) fn on_client_request(&mut self, ctx: &mut Ctx<'_>, request: ClientRequest) {
         match &self.role {
-            Role::Reign(_) => self.desk.take(ctx.now, request),
-            Role::Idle | Role::Follower(_) | Role::Candidate(_) => {
+            Role::Reign(reign) if reign.serves() => self.desk.take(ctx.now, request),
+            // No client is attached yet, or none any more: what it asks has no effect.
+            Role::Reign(_) | Role::Idle | Role::Follower(_) | Role::Candidate(_) => {
                 ctx.out.push(Action::Reply {
                     client: request.client,
                     request: request.request,
