@@ -183,9 +183,8 @@ impl Node {
                 }
             }
             Event::ClientLeft { client } => {
-                for replica in self.volumes.values_mut() {
-                    replica.on_client_left(client);
-                }
+                // What it held up may go on.
+                self.for_each(now, out, |replica, _| replica.on_client_left(client));
             }
             Event::DeadlineReached => self.deadline(now, out),
             Event::StopRequested => self.stop(now, out),
@@ -294,6 +293,11 @@ impl Node {
             out.push(Action::HangUp { link });
             return;
         }
+        // A connection with an earlier boot is dead, though nobody has noticed yet.
+        for dead in self.links.of_other_boots(&peer) {
+            out.push(Action::HangUp { link: dead });
+            self.link_down(now, dead, out);
+        }
         self.links.up(link, peer.clone(), out);
         self.for_each(now, out, |replica, ctx| replica.on_link_up(ctx, &peer));
     }
@@ -375,6 +379,10 @@ impl Node {
             self.stopping = Stopping::Asked;
             self.for_each(now, out, |replica, ctx| replica.stop(ctx));
         }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping != Stopping::No
     }
 
     fn finish_stop(&mut self, out: &mut Vec<Action>) {

@@ -1,6 +1,6 @@
 //! Stores of this server: found, opened, formatted, removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_blockvol::{
     DeviceContent, Existing, Expect, FormatError, FormatParams, Formatting, Layout, OpenError,
@@ -21,6 +21,8 @@ pub(super) struct Devices {
     states: BTreeMap<DeviceKey, State>,
     creating: BTreeMap<VolumeId, Creating>,
     deleting: BTreeMap<VolumeId, DeviceKey>,
+    /// To be deleted as soon as they are made.
+    unwanted: BTreeSet<VolumeId>,
     made: u64,
 }
 
@@ -58,6 +60,17 @@ impl std::fmt::Debug for State {
 }
 
 impl Devices {
+    /// Whether a store of the volume is being made: asked for, formatted, or opened for the first
+    /// time.
+    fn is_making(&self, volume: VolumeId) -> bool {
+        let made_for = |state: &State| match state {
+            State::Opening { line, .. } => line.as_ref().is_some_and(|line| line.volume == volume),
+            State::Formatting { line, .. } => line.volume == volume,
+            State::Open(_) | State::Refused => false,
+        };
+        self.creating.contains_key(&volume) || self.states.values().any(made_for)
+    }
+
     /// Whether a store that was found is still being opened.
     pub(super) fn any_opening(&self) -> bool {
         self.states.values().any(|state| {
@@ -214,6 +227,12 @@ impl Node {
             self.volumes.insert(volume, replica);
             self.touched.insert(volume);
         }
+        if self.is_stopping() {
+            self.with(now, volume, out, |replica, ctx| replica.stop(ctx));
+        }
+        if self.devices.unwanted.remove(&volume) {
+            self.delete_store(now, volume, out);
+        }
     }
 
     /// The master asks for a store of a new volume. Asking again is answered again.
@@ -232,7 +251,7 @@ impl Node {
             }));
             return;
         }
-        if self.devices.creating.contains_key(&volume) {
+        if self.devices.is_making(volume) {
             return;
         }
         let Some(layout) = Layout::new(line.size_blocks, log_bytes) else {
@@ -248,6 +267,10 @@ impl Node {
 
     fn create_failed(&mut self, volume: VolumeId, reason: CreateStoreError, out: &mut Vec<Action>) {
         self.devices.creating.remove(&volume);
+        if self.devices.unwanted.remove(&volume) {
+            out.push(Action::TellMaster(ServerToMaster::DeletedStore { volume }));
+            return;
+        }
         out.push(Action::TellMaster(ServerToMaster::CreateFailed {
             volume,
             reason,
@@ -335,7 +358,9 @@ impl Node {
 
     pub(super) fn delete_store(&mut self, now: Instant, volume: VolumeId, out: &mut Vec<Action>) {
         let Some(replica) = self.volumes.get(&volume) else {
-            if !self.devices.creating.contains_key(&volume) {
+            if self.devices.is_making(volume) {
+                self.devices.unwanted.insert(volume);
+            } else {
                 out.push(Action::TellMaster(ServerToMaster::DeletedStore { volume }));
             }
             return;

@@ -138,6 +138,13 @@ impl Links {
         self.up.get(&link)
     }
 
+    /// The connections with other boots of the same server.
+    pub(crate) fn of_other_boots(&self, peer: &Peer) -> Vec<LinkId> {
+        let other = |known: &Peer| known.server == peer.server && known.boot != peer.boot;
+        let links = self.up.iter().filter(|(_, known)| other(known));
+        links.map(|(link, _)| *link).collect()
+    }
+
     /// The standing connection that this node dialed to `server`.
     pub(crate) fn dialed(&self, server: &ServerId) -> Option<LinkId> {
         match self.wanted.get(server)?.state {
@@ -207,5 +214,19 @@ mod tests {
             Some(LinkId::new(1)),
             "the first one still stands"
         );
+    }
+
+    #[test]
+    fn only_connections_with_earlier_boots_of_the_same_server_are_dead() {
+        let peer = |name: &str, boot| Peer {
+            server: name.parse().unwrap(),
+            boot: BootId::new(boot),
+            direction: LinkDirection::Accepted,
+        };
+        let (mut links, mut out) = (Links::default(), Vec::new());
+        links.up(LinkId::new(1), peer("s2", 1), &mut out);
+        links.up(LinkId::new(2), peer("s3", 1), &mut out);
+        assert_eq!(links.of_other_boots(&peer("s2", 1)), []);
+        assert_eq!(links.of_other_boots(&peer("s2", 2)), [LinkId::new(1)]);
     }
 }
