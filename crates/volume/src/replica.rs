@@ -328,9 +328,8 @@ impl Replica {
             StoreEvent::StatusDone { token, result } => {
                 self.on_client_status(ctx, token, result);
             }
-            StoreEvent::Repaired { .. }
-            | StoreEvent::Applied { .. }
-            | StoreEvent::CheckpointMoved { .. } => {}
+            StoreEvent::CheckpointMoved { .. } => self.candidate_progress(ctx),
+            StoreEvent::Repaired { .. } | StoreEvent::Applied { .. } => {}
             StoreEvent::ShutDown => self.stopping = Stopping::AtRest,
             StoreEvent::Failed { fault } => self.on_store_failed(ctx, &fault),
         }
@@ -438,10 +437,12 @@ impl Replica {
     }
 
     fn image(&self) -> ImageState {
-        let durable = self.store.durable();
-        if durable.incomplete {
+        // What is on its way to the superblocks counts already.
+        let (durable, pending) = (self.store.durable(), self.store.pending());
+        let damaged = self.store.log().damaged().is_some() || !self.store.image().is_trusted();
+        if durable.incomplete || pending.incomplete {
             ImageState::Incomplete
-        } else if durable.needs_rebuild || self.store.log().damaged().is_some() {
+        } else if durable.needs_rebuild || pending.needs_rebuild || damaged {
             ImageState::NeedsRebuild
         } else {
             ImageState::Whole
@@ -526,13 +527,19 @@ impl Replica {
         if self.stopping == Stopping::No {
             self.step_down(ctx, StepDownReason::Stopping);
             self.role = Role::Idle;
+            self.pending_promise = None;
             self.stopping = Stopping::Asked;
             self.store.shutdown();
         }
     }
 
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.stopping == Stopping::AtRest || self.store.failed().is_some()
+        match self.stopping {
+            Stopping::AtRest => true,
+            // An image that lost records is applied to no more and needs no clean mark.
+            Stopping::Asked if !self.store.image().is_trusted() => self.store.log().is_quiet(),
+            Stopping::No | Stopping::Asked => self.store.failed().is_some(),
+        }
     }
 
     /// The volume was deleted: nothing is served or followed any more.

@@ -7,7 +7,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use moorline_types::{Instant, Lsn, LsnRange, ServerId};
+use moorline_blockvol::AppendError;
+use moorline_types::{Epoch, Instant, Lsn, LsnRange, ServerId};
 use moorline_wal::{Record, decode_records};
 use moorline_wire::{
     Fetch, FetchOutcome, Fetched, PromiseRefusal, PromiseRefused, PromiseRequest, ReplicaFacts,
@@ -234,12 +235,14 @@ impl Replica {
         header: VolumeHeader,
         refused: PromiseRefused,
     ) {
-        let Role::Candidate(candidate) = &mut self.role else {
-            return;
-        };
-        if header.epoch != candidate.reign.epoch {
+        if self.leading_epoch() != Some(header.epoch) {
             return;
         }
+        let Role::Candidate(candidate) = &mut self.role else {
+            // The late promise that a primary asked for (`PROM-14`).
+            self.late_promise_refused(ctx, header.epoch, &refused.reason);
+            return;
+        };
         match refused.reason {
             PromiseRefusal::Promised(promised) if promised.epoch > candidate.reign.epoch => {
                 self.step_down(ctx, StepDownReason::HigherEpoch(promised.epoch));
@@ -262,6 +265,22 @@ impl Replica {
                 let again = ctx.now.after(wait.max(Duration::from_millis(1)));
                 candidate.ask_again.insert(from.server.clone(), again);
             }
+        }
+    }
+
+    fn late_promise_refused(&mut self, ctx: &mut Ctx<'_>, leading: Epoch, reason: &PromiseRefusal) {
+        match reason {
+            PromiseRefusal::Promised(promised) if promised.epoch > leading => {
+                self.step_down(ctx, StepDownReason::HigherEpoch(promised.epoch));
+            }
+            PromiseRefusal::OlderConfig(line) => self.on_line_shown(ctx, line),
+            PromiseRefusal::Promised(_)
+            | PromiseRefusal::LeaseRunning
+            | PromiseRefusal::JustStarted
+            | PromiseRefusal::NoVote
+            | PromiseRefusal::InsaneEpoch
+            | PromiseRefusal::UnknownVolume
+            | PromiseRefusal::DeviceFailed => {}
         }
     }
 
@@ -492,9 +511,14 @@ impl Replica {
         self.store.set_committed(adoption.committed);
         let mark = self.store.log().head().next();
         let record = Record::epoch_mark(self.volume, id.epoch, mark);
-        if self.store.append(record).is_err() {
-            self.step_down(ctx, StepDownReason::DeviceFailed);
-            return;
+        match self.store.append(record) {
+            Ok(()) => {}
+            // The flusher makes room: tried again when the checkpoint moved.
+            Err(AppendError::Log(moorline_wal::AppendError::Full { .. })) => return,
+            Err(_) => {
+                self.step_down(ctx, StepDownReason::DeviceFailed);
+                return;
+            }
         }
         self.note(
             ctx,

@@ -1,5 +1,6 @@
 //! The receiving side: takes records of exactly the promised reign, in order, without gaps.
 
+use moorline_blockvol::CutError;
 use moorline_types::{Instant, Lsn};
 use moorline_wal::decode_records;
 use moorline_wire::{
@@ -195,8 +196,25 @@ impl Replica {
             self.truncation_recorded(ctx, truncate.through);
             return;
         }
-        if self.store.cut(truncate.through).is_err() {
-            self.refuse(ctx, link, header, RefusedReason::WrongRole);
+        // What is known to be committed here is not cut, whatever a primary made of our facts
+        // (`CUT-3`).
+        let lsn = truncate.through;
+        let cut = if lsn < self.store.committed() && self.store.durable().given_up.is_empty() {
+            Err(RefusedReason::Diverged { lsn })
+        } else {
+            self.store.cut(lsn).map_err(|error| {
+                if matches!(error, CutError::BelowApplied { .. }) {
+                    let ticket = self.store.persist(|durable| durable.needs_rebuild = true);
+                    self.persists.push_back((ticket, Then::Nothing));
+                }
+                RefusedReason::Diverged { lsn }
+            })
+        };
+        if let Err(reason) = cut {
+            if let Role::Follower(follower) = &mut self.role {
+                follower.session = None;
+            }
+            self.refuse(ctx, link, header, reason);
         }
     }
 

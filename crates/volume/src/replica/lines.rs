@@ -159,14 +159,16 @@ impl Replica {
             if let Some(link) = reply_to {
                 self.refuse_promise_for_now(ctx, link, &reign, due);
             }
-            let outranked = self
-                .pending_promise
-                .as_ref()
-                .is_some_and(|pending| pending.reign.epoch > reign.epoch);
+            let known = self.pending_promise.as_ref();
+            let outranked = known.is_some_and(|pending| pending.reign.epoch > reign.epoch);
+            // An assignment that comes meanwhile does not forget who asked.
+            let asked = known
+                .filter(|pending| pending.reign == reign)
+                .and_then(|pending| pending.reply_to);
             if !outranked {
                 self.pending_promise = Some(PendingPromise {
                     reign,
-                    reply_to,
+                    reply_to: reply_to.or(asked),
                     due,
                 });
             }

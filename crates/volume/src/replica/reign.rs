@@ -503,7 +503,8 @@ impl Replica {
             && (recorded == Some(store) || ctx.me.mutants.has(Mutant::StoreIdentityIgnored))
         {
             reign.holding.granted(server, sent, timing);
-            if !reign.growing.is_empty() {
+            self.join_granted(ctx, server);
+            if matches!(&self.role, Role::Reign(reign) if !reign.growing.is_empty()) {
                 self.change_in_sync(ctx);
             }
         }

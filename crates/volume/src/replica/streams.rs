@@ -8,7 +8,7 @@ use moorline_engine::{
     HandshakeFailure, Image, OperationId, PinKind, PinRefusal, PinRefusedReason, PlanKind,
     PrimaryFacts, ReleaseCause, ReplicaFacts as EngineFacts, SessionKind, SessionStamp,
 };
-use moorline_types::{AssignmentLine, Instant, Lsn, LsnRange, ServerId, SessionId};
+use moorline_types::{AssignmentLine, Instant, Lsn, LsnRange, Policy, ServerId, SessionId};
 use moorline_wal::{LogReadError, PinHolder, ReadId, ReadStart, Record, RecordAt, RetentionPin};
 use moorline_wire::{
     Ack, Commit, Fetch, FetchOutcome, Fetched, GivenUpRange, Handshake, ImageState, NeedRecords,
@@ -27,7 +27,7 @@ use crate::{
     lease::Reign as ReignId,
     mutants::Mutant,
     node::{LinkId, Peer},
-    promotion::vote_of,
+    promotion::{Vote, vote_of},
 };
 
 /// Bytes on their way to one peer and not yet durable there: several round trips' worth of a fast
@@ -61,6 +61,8 @@ pub(crate) struct Stream {
     reading: Option<ReadId>,
     /// Held until the peer has joined and reached the join point.
     pin: Option<RetentionPin>,
+    /// Joins at its peer's first lease grant, with what was shipped before.
+    joins_when_granted: Option<Lsn>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +90,7 @@ impl Stream {
             progressed: now,
             reading: None,
             pin: None,
+            joins_when_granted: None,
         }
     }
 
@@ -383,6 +386,12 @@ impl Replica {
     }
 
     fn join(&mut self, ctx: &Ctx<'_>, peer: &ServerId, stamp: SessionStamp, after: Lsn) {
+        if self.must_grant_first(ctx.now, peer) {
+            if let Some(stream) = self.stream_of(peer, stamp) {
+                stream.joins_when_granted = Some(after);
+            }
+            return;
+        }
         let join_point = self.store.log().head();
         if let Some(stream) = self.stream_of(peer, stamp) {
             stream.sent = stream.sent.max(after);
@@ -415,6 +424,37 @@ impl Replica {
                 reign.streams.remove(peer);
                 reign.growing.remove(peer);
             }
+        }
+    }
+
+    /// Whether the peer would be required, for the lease too, before it may grant one: right after
+    /// its restart that would stop the volume for as long as the peer is silent.
+    fn must_grant_first(&self, now: Instant, peer: &ServerId) -> bool {
+        let (Role::Reign(reign), Some(line)) = (&self.role, &self.line) else {
+            return false;
+        };
+        let votes = reign
+            .peers
+            .get(peer)
+            .is_some_and(|seen| seen.vote == Vote::Counts);
+        line.policy == Policy::SyncAll
+            && votes
+            && !line.is_in_sync(peer)
+            && !reign.holding.holds(now, peer)
+    }
+
+    /// A peer granted its lease: it joins now if it waited for that.
+    pub(super) fn join_granted(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId) {
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let Some(stream) = reign.streams.get_mut(peer) else {
+            return;
+        };
+        let stamp = stream.stamp;
+        if let Some(after) = stream.joins_when_granted.take() {
+            self.join(ctx, peer, stamp, after);
+            self.do_engine(ctx);
         }
     }
 
