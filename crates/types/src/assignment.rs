@@ -39,7 +39,7 @@ pub struct Member {
     pub store: Option<StoreId>,
     /// The highest open counter seen of that store.
     pub open: OpenCount,
-    /// The boot of that server that last opened the store, if one was seen.
+    /// The boot of that server that was last called in sync, or made the store.
     pub boot: Option<BootId>,
     /// Where its replication listener is.
     pub data_addr: String,

@@ -58,8 +58,9 @@ pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine, mutants: Mutants) ->
     if recorded != facts.store {
         return Vote::DoesNot(NoVoteReason::OtherStore);
     }
-    let other_boot = member.boot.is_some_and(|boot| boot != facts.boot);
-    if facts.open < member.open || (facts.open == member.open && other_boot) {
+    // The boot in the line is the one that was called in sync, not the one that was last seen with
+    // this counter: whoever opens a copy under an old counter is told apart by the master.
+    if facts.open < member.open {
         return Vote::DoesNot(NoVoteReason::RolledBack);
     }
     image
