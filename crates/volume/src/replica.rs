@@ -17,6 +17,7 @@
 
 mod candidate;
 mod client_side;
+mod fetching;
 mod follow;
 mod lines;
 mod messages;

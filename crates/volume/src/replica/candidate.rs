@@ -32,6 +32,9 @@ const FETCH_BYTES_MAX: u32 = 4 << 20;
 /// After this long another source is asked.
 const FETCH_OVERDUE: Duration = Duration::from_millis(500);
 
+/// Between two attempts to append the mark to a full log.
+const MARK_AGAIN: Duration = Duration::from_millis(50);
+
 /// After so many fruitless requests to every source the candidate declines.
 const FETCH_ROUNDS_MAX: usize = 3;
 
@@ -43,6 +46,8 @@ pub(crate) struct Candidate {
     ask_again: BTreeMap<ServerId, Instant>,
     started: Instant,
     phase: Phase,
+    /// The log had no room for the mark: tried again then.
+    mark_again: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -79,12 +84,14 @@ impl Candidate {
             ask_again: BTreeMap::new(),
             started: now,
             phase: Phase::OwnPromise,
+            mark_again: None,
         }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::OwnPromise | Phase::Cutting(_) | Phase::Flushing(_) => None,
+            Phase::OwnPromise | Phase::Cutting(_) => None,
+            Phase::Flushing(_) => self.mark_again,
             Phase::Collecting { doubt_until } => {
                 let unanswered = self
                     .ask_again
@@ -100,6 +107,9 @@ impl Candidate {
 impl Replica {
     pub(super) fn candidate_tick(&mut self, ctx: &mut Ctx<'_>) {
         self.ask_members(ctx);
+        if let Role::Candidate(candidate) = &mut self.role {
+            candidate.mark_again = None;
+        }
         if let Role::Candidate(candidate) = &mut self.role
             && let Phase::Fetching {
                 asked,
@@ -513,8 +523,13 @@ impl Replica {
         let record = Record::epoch_mark(self.volume, id.epoch, mark);
         match self.store.append(record) {
             Ok(()) => {}
-            // The flusher makes room: tried again when the checkpoint moved.
-            Err(AppendError::Log(moorline_wal::AppendError::Full { .. })) => return,
+            // The flusher makes room.
+            Err(AppendError::Log(moorline_wal::AppendError::Full { .. })) => {
+                if let Role::Candidate(candidate) = &mut self.role {
+                    candidate.mark_again = Some(ctx.now.after(MARK_AGAIN));
+                }
+                return;
+            }
             Err(_) => {
                 self.step_down(ctx, StepDownReason::DeviceFailed);
                 return;
@@ -534,5 +549,35 @@ impl Replica {
         let reign = Reign::new(ctx, (volume, open), id, mark, adoption.volatile_loss);
         self.role = Role::Reign(Box::new(reign));
         self.reign_begins(ctx);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_types::BootId;
+
+    use super::*;
+
+    #[test]
+    fn an_end_of_doubt_is_a_deadline_only_while_it_is_waited_for() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let reign = ReignId {
+            epoch: Epoch::new(1, 0),
+            server: "s1".parse().unwrap(),
+            boot: BootId::new(1),
+        };
+        let mut candidate = Candidate::new(at(0), reign);
+        let s2: ServerId = "s2".parse().unwrap();
+        candidate.ask_again.insert(s2, at(250));
+        assert_eq!(
+            candidate.next_deadline(),
+            None,
+            "its own promise comes first"
+        );
+        candidate.phase = Phase::Collecting { doubt_until: None };
+        assert_eq!(candidate.next_deadline(), Some(at(250)));
+        let doubt_until = Some(at(100));
+        candidate.phase = Phase::Collecting { doubt_until };
+        assert_eq!(candidate.next_deadline(), Some(at(100)));
     }
 }

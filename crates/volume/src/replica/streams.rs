@@ -11,20 +11,18 @@ use moorline_engine::{
 use moorline_types::{AssignmentLine, Instant, Lsn, LsnRange, Policy, ServerId, SessionId};
 use moorline_wal::{LogReadError, PinHolder, ReadId, ReadStart, Record, RecordAt, RetentionPin};
 use moorline_wire::{
-    Ack, Commit, Fetch, FetchOutcome, Fetched, GivenUpRange, Handshake, ImageState, NeedRecords,
-    PayloadParts, Records, Refused, RefusedReason, ReplicaFacts, StreamEndReason, StreamEnded,
-    Truncate, TruncationRecorded, VolumeHeader, VolumeMessage,
+    Ack, Commit, GivenUpRange, Handshake, ImageState, NeedRecords, PayloadParts, Records, Refused,
+    RefusedReason, ReplicaFacts, StreamEndReason, StreamEnded, Truncate, TruncationRecorded,
+    VolumeHeader, VolumeMessage,
 };
 
 use super::{
     Ctx, Replica, Role,
-    lines::is_promise_of,
     reign::{ANNOUNCE_DELAY, InFlight, PeerSeen},
     report::{session_cause, session_kind},
 };
 use crate::{
     journal::{Happening, StepDownReason},
-    lease::Reign as ReignId,
     mutants::Mutant,
     node::{LinkId, Peer},
     promotion::{Vote, vote_of},
@@ -36,9 +34,6 @@ const WINDOW_BYTES: u64 = 16 << 20;
 
 /// One message's payload: small enough to interleave, large enough to cost few system calls.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// The most that one answer to a fetch carries, whatever was asked for.
-const FETCH_BYTES_MAX: usize = 4 << 20;
 
 /// One message's records.
 const BATCH_RECORDS: usize = 512;
@@ -659,6 +654,9 @@ impl Replica {
         self.tell_engine(ctx, &from.server, stamp, fact);
         self.do_engine(ctx);
         self.advance(ctx);
+        if matches!(&self.role, Role::Reign(reign) if reign.growing.contains(&from.server)) {
+            self.change_in_sync(ctx);
+        }
     }
 
     pub(super) fn on_need_records(&mut self, from: &Peer, header: VolumeHeader, need: NeedRecords) {
@@ -839,7 +837,7 @@ impl Replica {
         }
     }
 
-    fn read_log(
+    pub(super) fn read_log(
         &mut self,
         now: Instant,
         range: LsnRange,
@@ -969,82 +967,6 @@ impl Replica {
             self.store.set_lowest_peer(lowest);
         }
     }
-
-    /// A candidate of the promised epoch asks for records.
-    pub(super) fn on_fetch(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        link: LinkId,
-        from: &Peer,
-        header: VolumeHeader,
-        fetch: Fetch,
-    ) {
-        // Only a log that nobody else may change is the one that its promise described.
-        let owner = ReignId {
-            epoch: header.epoch,
-            server: from.server.clone(),
-            boot: from.boot,
-        };
-        if !is_promise_of(self.store.pending().promised.as_ref(), &owner) {
-            let config = self.store.durable().line_version().1;
-            let epoch = self.store.pending().promised_epoch();
-            let reason = match header.epoch.cmp(&epoch) {
-                std::cmp::Ordering::Less => RefusedReason::Stale {
-                    epoch,
-                    config,
-                    line: self.line.clone().map(Box::new),
-                },
-                std::cmp::Ordering::Equal => RefusedReason::Conflict { epoch },
-                std::cmp::Ordering::Greater => RefusedReason::Ahead { epoch, config },
-            };
-            self.refuse(ctx, link, header, reason);
-            return;
-        }
-        let bytes_max = usize::try_from(fetch.bytes_max)
-            .unwrap_or(FETCH_BYTES_MAX)
-            .min(FETCH_BYTES_MAX);
-        let reply = self.header(header.session, header.epoch);
-        let purpose = ReadFor::Fetch {
-            link,
-            header: reply,
-            range: fetch.range,
-        };
-        let (id, start) = self.read_log(ctx.now, fetch.range, bytes_max, purpose);
-        let result = match start {
-            Ok(ReadStart::Pending) => return,
-            Ok(ReadStart::Ready(records)) => Ok(records),
-            Err(error) => Err(error),
-        };
-        self.reads.remove(&id);
-        self.answer_fetch(ctx, link, reply, fetch.range, result);
-    }
-
-    fn answer_fetch(
-        &self,
-        ctx: &mut Ctx<'_>,
-        link: LinkId,
-        header: VolumeHeader,
-        range: LsnRange,
-        result: Result<Vec<Record>, LogReadError>,
-    ) {
-        let (outcome, records) = match result {
-            Ok(records) => (FetchOutcome::Records, records),
-            Err(LogReadError::Reclaimed { .. } | LogReadError::AboveHead { .. }) => {
-                (FetchOutcome::NotRetained, Vec::new())
-            }
-            Err(_) => (FetchOutcome::Damaged, Vec::new()),
-        };
-        let (headers, payload) = pack(&records);
-        let count = u32::try_from(records.len()).expect("a batch is bounded");
-        let fetched = Fetched {
-            range,
-            outcome,
-            count,
-            headers,
-            payload,
-        };
-        self.send(ctx, link, header, VolumeMessage::Fetched(fetched));
-    }
 }
 
 enum Batch {
@@ -1054,7 +976,7 @@ enum Batch {
 }
 
 /// The headers back to back, the payloads as they lie in memory.
-fn pack(records: &[Record]) -> (bytes::Bytes, PayloadParts) {
+pub(super) fn pack(records: &[Record]) -> (bytes::Bytes, PayloadParts) {
     let payload = records
         .iter()
         .map(|record| record.payload().clone())
@@ -1082,4 +1004,51 @@ fn engine_given_up(ranges: &[GivenUpRange]) -> Vec<GivenUp> {
             operation: OperationId::new(u128::from(given_up.operation)),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_types::{Epoch, OpenCount};
+
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    fn ack(flushed: u64) -> Ack {
+        Ack {
+            received: Lsn::new(flushed),
+            flushed: Lsn::new(flushed),
+            applied: Lsn::ZERO,
+            checkpoint: Lsn::ZERO,
+            tail: Lsn::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_peer_that_goes_on_is_slow_and_not_silent() {
+        let stamp = SessionStamp {
+            session: SessionId::new(OpenCount::new(1), 1),
+            epoch: Epoch::new(1, 0),
+        };
+        let mut stream = Stream::new(at(0), stamp, LinkId::new(1));
+        assert_eq!(stream.oldest_unanswered(), None);
+        for lsn in [5, 9] {
+            stream.in_flight.push_back((Lsn::new(lsn), 100, at(10)));
+            stream.in_flight_bytes += 100;
+        }
+        assert_eq!(stream.oldest_unanswered(), Some(at(10)));
+        stream.note_ack(at(400), ack(5));
+        assert_eq!(stream.oldest_unanswered(), Some(at(400)));
+        stream.note_ack(at(600), ack(5));
+        assert_eq!(
+            stream.oldest_unanswered(),
+            Some(at(400)),
+            "the same again is no progress"
+        );
+        stream.note_ack(at(700), ack(9));
+        assert_eq!(stream.oldest_unanswered(), None);
+        assert_eq!(stream.in_flight_bytes, 0);
+    }
 }
