@@ -154,6 +154,11 @@ impl Client {
         }
     }
 
+    /// Whether no more is to be read for now. A write that was let in is always read to its end.
+    fn is_full(&self) -> bool {
+        self.load.is_full() && self.coming == 0
+    }
+
     pub(super) fn has_answers(&self) -> bool {
         !self.out.is_empty()
     }
@@ -201,7 +206,7 @@ impl Client {
         }
         let mut left = TURN_BYTES_MAX;
         loop {
-            if self.load.is_full() {
+            if self.is_full() {
                 return Stop::Full;
             }
             let space = match &mut self.state {
@@ -281,7 +286,7 @@ impl Client {
                 return Taken::All;
             };
             let volume = *volume;
-            if self.load.is_full() {
+            if self.load.is_full() && self.coming == 0 {
                 self.kept = input.to_vec();
                 return Taken::HeldBack;
             }
@@ -303,7 +308,9 @@ impl Client {
                 Progress::Request(request) => {
                     let mut bytes = std::mem::take(&mut self.coming);
                     if bytes == 0 {
-                        bytes = translate::bytes(&request.command).max(REQUEST_BYTES_MIN);
+                        bytes = usize::try_from(request.command.memory_bytes())
+                            .expect("a request fits memory")
+                            .max(REQUEST_BYTES_MIN);
                         self.load.add(bytes, turn.load);
                     }
                     self.request(volume, request, bytes, sink);

@@ -1,1 +1,321 @@
-//! Clients over real sockets.
+//! Clients over real sockets, with a test in the node's place.
+
+use std::future::poll_fn;
+
+use moorline_types::ServerId;
+use moorline_volume::client::{ClientError, ClientOp, ReadPiece};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use super::*;
+
+const VOLUME: VolumeId = VolumeId::new(7);
+const SIZE: u64 = 1 << 20;
+
+const WRITE: u16 = 1;
+const READ: u16 = 0;
+const DISC: u16 = 2;
+const CACHE: u16 = 5;
+
+/// A front and what it told the node.
+struct Stage {
+    front: NbdFront,
+    list: Arc<ReadyList>,
+    events: Vec<Event>,
+    now: Instant,
+}
+
+impl Stage {
+    fn new(limits: NbdLimits) -> Self {
+        let list = Arc::new(ReadyList::default());
+        let mut front = NbdFront::new(limits, BufferPool::new(), Arc::clone(&list), None);
+        front.set_export(
+            VOLUME,
+            "demo".to_owned(),
+            ExportState::Serving { bytes: SIZE },
+            &mut |_| (),
+        );
+        Self {
+            front,
+            list,
+            events: Vec::new(),
+            now: Instant::from_nanos(1),
+        }
+    }
+
+    fn visit(&mut self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.front.visit(self.now, Visitor(Socket::Unix(ours)));
+        theirs
+    }
+
+    /// Lets the front turn for as long as `until` waits for it.
+    async fn while_waiting<T>(&mut self, until: impl Future<Output = T>) -> T {
+        let mut until = Box::pin(until);
+        poll_fn(|cx| {
+            self.list.set_driver(cx.waker());
+            let mut ready = Vec::new();
+            self.list.take(&mut ready);
+            for source in ready {
+                if let Source::Client(id) = source {
+                    self.front.turn(id, &mut |event| self.events.push(event));
+                }
+            }
+            self.front.flush(&mut |event| self.events.push(event));
+            until.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Turns until the node was told of `count` things.
+    async fn hear(&mut self, count: usize) -> Vec<Event> {
+        for _ in 0..1_000 {
+            if self.events.len() >= count {
+                break;
+            }
+            self.while_waiting(tokio::task::yield_now()).await;
+        }
+        assert_eq!(self.events.len(), count, "{:?}", self.events);
+        std::mem::take(&mut self.events)
+    }
+
+    fn reply(&mut self, event: &Event, reply: ClientReply) {
+        let (client, request, _) = requested(event);
+        self.front.reply(client, request, reply);
+    }
+}
+
+fn requested(event: &Event) -> (ClientId, RequestId, &ClientOp) {
+    let Event::Requested(request) = event else {
+        panic!("{event:?} is no request");
+    };
+    (request.client, request.request, &request.op)
+}
+
+/// Asks for an export; the code of the reply that ends it and its text.
+async fn go(client: &mut UnixStream, name: &str) -> (u32, String) {
+    let mut greeting = [0; 18];
+    client.read_exact(&mut greeting).await.unwrap();
+    let mut bytes = 3_u32.to_be_bytes().to_vec();
+    let data_bytes = u32::try_from(name.len() + 6).unwrap();
+    bytes.extend(b"IHAVEOPT");
+    bytes.extend(7_u32.to_be_bytes());
+    bytes.extend(data_bytes.to_be_bytes());
+    bytes.extend(u32::try_from(name.len()).unwrap().to_be_bytes());
+    bytes.extend(name.as_bytes());
+    bytes.extend([0, 0]);
+    client.write_all(&bytes).await.unwrap();
+    loop {
+        let mut head = [0; 20];
+        client.read_exact(&mut head).await.unwrap();
+        let word = |at: usize| u32::from_be_bytes(*head[at..].first_chunk().unwrap());
+        let mut data = vec![0; word(16) as usize];
+        client.read_exact(&mut data).await.unwrap();
+        if word(12) != 3 {
+            return (word(12), String::from_utf8_lossy(&data).into_owned());
+        }
+    }
+}
+
+fn request(command: u16, cookie: u64, offset: u64, length: u32) -> Vec<u8> {
+    [
+        &0x2560_9513_u32.to_be_bytes()[..],
+        &[0, 0],
+        &command.to_be_bytes(),
+        &cookie.to_be_bytes(),
+        &offset.to_be_bytes(),
+        &length.to_be_bytes(),
+    ]
+    .concat()
+}
+
+fn write(cookie: u64, offset: u64, fill: u8, length: usize) -> Vec<u8> {
+    let mut bytes = request(WRITE, cookie, offset, u32::try_from(length).unwrap());
+    bytes.resize(bytes.len() + length, fill);
+    bytes
+}
+
+/// The cookie and error of a simple reply.
+async fn simple_reply(client: &mut UnixStream) -> (u64, u32) {
+    let mut head = [0; 16];
+    client.read_exact(&mut head).await.unwrap();
+    let error = u32::from_be_bytes(*head[4..].first_chunk().unwrap());
+    (u64::from_be_bytes(*head[8..].first_chunk().unwrap()), error)
+}
+
+async fn attached(limits: NbdLimits) -> (Stage, UnixStream) {
+    let mut stage = Stage::new(limits);
+    let mut client = stage.visit();
+    let (code, _) = stage.while_waiting(go(&mut client, "demo")).await;
+    assert_eq!(code, 1, "acknowledged");
+    (stage, client)
+}
+
+#[tokio::test]
+async fn requests_come_through_whole_and_answers_go_back_in_any_order() {
+    let (mut stage, mut client) = attached(NbdLimits::default()).await;
+    // An aligned write, an unaligned one longer than a read, and a read: all with one send.
+    let bytes = [
+        write(1, 4096, 7, 4096),
+        write(2, 100, 8, 300 << 10),
+        request(READ, 3, 0, 8),
+    ];
+    let sent = bytes.concat();
+    stage.while_waiting(client.write_all(&sent)).await.unwrap();
+    let events = stage.hear(3).await;
+    let ClientOp::Write { range, buffer, .. } = requested(&events[1]).2 else {
+        panic!("a write");
+    };
+    assert_eq!((range.offset, range.length), (100, 300 << 10));
+    let bytes = buffer.as_slice();
+    assert_eq!(bytes.len() % 4096, 0);
+    assert!(bytes[..100].iter().all(|b| *b == 0));
+    assert!(bytes[100..100 + (300 << 10)].iter().all(|b| *b == 8));
+    let pieces = vec![
+        ReadPiece::Data(bytes::Bytes::from_static(b"abc")),
+        ReadPiece::Zeroes(5),
+    ];
+    stage.reply(&events[2], ClientReply::Read(pieces));
+    stage.reply(&events[1], ClientReply::Done);
+    stage.reply(&events[0], ClientReply::Failed(ClientError::NotPrimary));
+    let replies = async {
+        let first = simple_reply(&mut client).await;
+        let mut data = [0; 8];
+        client.read_exact(&mut data).await.unwrap();
+        assert_eq!(&data, b"abc\0\0\0\0\0");
+        (
+            first,
+            simple_reply(&mut client).await,
+            simple_reply(&mut client).await,
+        )
+    };
+    let got = stage.while_waiting(replies).await;
+    assert_eq!(got, ((3, 0), (2, 0), (1, 108)));
+}
+
+#[tokio::test]
+async fn a_client_has_no_more_in_flight_than_it_may() {
+    let (mut stage, mut client) = attached(NbdLimits {
+        connection_bytes_max: 8192,
+        ..NbdLimits::default()
+    })
+    .await;
+    let sent: Vec<u8> = (0..4).flat_map(|n| write(n, n * 4096, 1, 4096)).collect();
+    stage.while_waiting(client.write_all(&sent)).await.unwrap();
+    let first = stage.hear(2).await;
+    for _ in 0..20 {
+        stage.while_waiting(tokio::task::yield_now()).await;
+    }
+    assert!(stage.events.is_empty(), "the third waits");
+    stage.reply(&first[0], ClientReply::Done);
+    let reply = stage.while_waiting(simple_reply(&mut client)).await;
+    assert_eq!(reply, (0, 0));
+    let third = stage.hear(1).await;
+    assert!(
+        matches!(requested(&third[0]).2, ClientOp::Write { range, .. } if range.offset == 8192)
+    );
+}
+
+#[tokio::test]
+async fn many_small_requests_are_held_back_too() {
+    let (mut stage, mut client) = attached(NbdLimits {
+        connection_bytes_max: 8192,
+        ..NbdLimits::default()
+    })
+    .await;
+    let sent: Vec<u8> = (0..9).flat_map(|n| request(READ, n, 0, 1)).collect();
+    stage.while_waiting(client.write_all(&sent)).await.unwrap();
+    for expected in [2, 2, 2, 2, 1] {
+        let events = stage.hear(expected).await;
+        for event in &events {
+            stage.reply(event, ClientReply::Read(vec![ReadPiece::Zeroes(1)]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_the_primary_names_it() {
+    let mut stage = Stage::new(NbdLimits::default());
+    let primary: ServerId = "s2".parse().unwrap();
+    let state = ExportState::Elsewhere {
+        primary: Some((primary, "127.0.0.1:7".to_owned())),
+    };
+    stage
+        .front
+        .set_export(VOLUME, "demo".to_owned(), state, &mut |_| ());
+    let mut client = stage.visit();
+    let (code, message) = stage.while_waiting(go(&mut client, "demo")).await;
+    assert_eq!(code, (1 << 31) + 6);
+    assert!(
+        message.contains("s2") && message.contains("127.0.0.1:7"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn clients_are_disconnected_when_the_primary_is_elsewhere() {
+    let (mut stage, mut client) = attached(NbdLimits::default()).await;
+    let mut events = Vec::new();
+    let state = ExportState::Elsewhere { primary: None };
+    stage
+        .front
+        .set_export(VOLUME, "demo".to_owned(), state, &mut |event| {
+            events.push(event);
+        });
+    assert!(matches!(events[..], [Event::ClientLeft { .. }]));
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn a_goodbye_waits_for_what_is_in_flight() {
+    let (mut stage, mut client) = attached(NbdLimits::default()).await;
+    let sent = [
+        request(CACHE, 1, 0, 4096),
+        request(READ, 2, 0, 1),
+        request(DISC, 3, 0, 0),
+    ];
+    let sent = sent.concat();
+    stage.while_waiting(client.write_all(&sent)).await.unwrap();
+    let events = stage.hear(1).await;
+    stage.reply(&events[0], ClientReply::Failed(ClientError::Damaged));
+    let mut rest = Vec::new();
+    stage
+        .while_waiting(client.read_to_end(&mut rest))
+        .await
+        .unwrap();
+    assert_eq!(rest.len(), 32, "two answers, then the end");
+    assert!(matches!(
+        stage.hear(1).await[..],
+        [Event::ClientLeft { .. }]
+    ));
+}
+
+#[tokio::test]
+async fn strangers_have_limits() {
+    let mut stage = Stage::new(NbdLimits {
+        handshakes_max: 1,
+        handshake_ms_max: 5,
+        ..NbdLimits::default()
+    });
+    let mut first = stage.visit();
+    let mut second = stage.visit();
+    assert_eq!(second.read(&mut [0; 18]).await.unwrap(), 0, "turned away");
+    let mut greeting = [0; 18];
+    let greeted = async {
+        let count = first.read_exact(&mut greeting).await.unwrap();
+        assert_eq!(count, 18);
+    };
+    stage.while_waiting(greeted).await;
+    let deadline = stage.front.next_deadline().unwrap();
+    stage.front.on_deadline(deadline, &mut |_| ());
+    assert_eq!(
+        first.read(&mut greeting).await.unwrap(),
+        0,
+        "it took too long"
+    );
+    assert_eq!(stage.front.next_deadline(), None);
+}

@@ -50,20 +50,6 @@ pub(super) fn op(command: Command) -> Option<ClientOp> {
     })
 }
 
-/// How many bytes of memory a command and its answer take.
-pub(super) fn bytes(command: &Command) -> usize {
-    let of = |span: &Span| usize::try_from(span.length()).expect("32 bits fit memory");
-    match command {
-        Command::Read(span) => of(span),
-        Command::Write { payload, .. } => payload.bytes().len(),
-        Command::Flush
-        | Command::Trim { .. }
-        | Command::WriteZeroes { .. }
-        | Command::Cache(_)
-        | Command::BlockStatus { .. } => 0,
-    }
-}
-
 /// Puts the node's answer into NBD's words.
 pub(super) fn answer(
     responder: Responder,
