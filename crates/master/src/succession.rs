@@ -223,8 +223,11 @@ fn choose(
     candidates.retain(|seat| left_out(seat).is_none());
     candidates.sort_by(|a, b| {
         let rank = |seat: &SeatView| {
+            let reborn = cause == EventCause::PrimaryRestarted && Some(&seat.server) == incumbent;
             (
                 forgot(view, seat),
+                // After a restart a member promises nothing for one lease: the others are sooner.
+                reborn,
                 std::cmp::Reverse(seat_log(seat)),
                 Some(&seat.server) != view.better.as_ref(),
                 if first_reign { seat.leads } else { 0 },
