@@ -327,7 +327,7 @@ impl<'a> Cluster<'a> {
         self.wait_status(
             &format!("a primary in an epoch above {old}"),
             limit,
-            |status| status.epoch > old && status.primary.is_some(),
+            |status| status.epoch > old && status.serves(),
         )
     }
 

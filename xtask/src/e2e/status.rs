@@ -31,6 +31,8 @@ pub(crate) struct VolumeStatus {
     pub(crate) epoch: Epoch,
     /// The server that serves it, if one does.
     pub(crate) primary: Option<String>,
+    /// Whether it really does: it may still be on its way.
+    pub(crate) serving: bool,
     /// The servers in the in-sync set, sorted.
     pub(crate) in_sync: Vec<String>,
     /// The highest committed LSN, if it is known.
@@ -42,6 +44,13 @@ pub(crate) struct VolumeStatus {
 impl std::fmt::Display for Epoch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.assignment, self.reign)
+    }
+}
+
+impl ReplicaStatus {
+    /// Whether it takes part in every write.
+    fn is_in_sync(&self) -> bool {
+        matches!(self.state.as_str(), "primary" | "in_sync")
     }
 }
 
@@ -61,6 +70,7 @@ impl VolumeStatus {
             "epoch",
             "config_version",
             "primary",
+            "serving",
             "in_sync_set",
             "committed_lsn",
             "replicas",
@@ -77,6 +87,7 @@ impl VolumeStatus {
         Ok(Self {
             epoch: epoch(&document["epoch"])?,
             primary: server_name(&document["primary"]),
+            serving: document["serving"] == true,
             in_sync,
             committed: document["committed_lsn"].as_u64(),
             replicas: array(&document["replicas"])
@@ -109,14 +120,19 @@ impl VolumeStatus {
         )
     }
 
+    /// Whether a primary serves.
+    pub(crate) fn serves(&self) -> bool {
+        self.primary.is_some() && self.serving
+    }
+
     /// Whether all `count` replicas are in sync, serve under one primary, and lag behind nothing.
     pub(crate) fn is_whole(&self, count: usize) -> bool {
-        self.primary.is_some()
+        self.serves()
             && self.in_sync.len() == count
             && self
                 .replicas
                 .iter()
-                .all(|replica| replica.lag.is_none_or(|lag| lag == 0))
+                .all(|replica| replica.is_in_sync() && replica.lag.is_none_or(|lag| lag == 0))
     }
 }
 
@@ -189,7 +205,7 @@ mod tests {
     #[test]
     fn a_volume_is_whole_when_every_seat_is_in_sync_and_caught_up() {
         let text = r#"{"name":"demo","size":1,"policy":"sync_quorum","ack":"flushed","epoch":2,"config_version":1,
-            "primary":"s1","in_sync_set":["demo/s1","demo/s2"],"committed_lsn":9,"replicas":[
+            "primary":"s1","serving":true,"in_sync_set":["demo/s1","demo/s2"],"committed_lsn":9,"replicas":[
             {"server_id":"s1","state":"primary","flushed_lsn":9,"lag_records":0},
             {"server_id":"s2","state":"in_sync","flushed_lsn":9,"lag_records":0}]}"#;
         let status = VolumeStatus::parse(text).unwrap();

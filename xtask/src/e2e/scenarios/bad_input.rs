@@ -218,7 +218,8 @@ fn exports(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
         &["nope"],
     )?;
     let id = cluster.servers[primary].id.clone();
-    let asked = Tool::new("nbdinfo").arg(cluster.uri_at(other));
+    // qemu shows the server's own words; libnbd keeps them to itself.
+    let asked = Tool::new("qemu-img").arg("info").arg(cluster.uri_at(other));
     refused(
         "an export at a server that is not its primary",
         asked,
