@@ -68,9 +68,9 @@ pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine, mutants: Mutants) ->
 
 fn image_vote(facts: &ReplicaFacts) -> Vote {
     match facts.image {
-        ImageState::Whole => Vote::Counts,
+        // It still knows what it promised and what its log holds (`VOTE-5`).
+        ImageState::Whole | ImageState::NeedsRebuild => Vote::Counts,
         ImageState::Incomplete => Vote::DoesNot(NoVoteReason::Incomplete),
-        ImageState::NeedsRebuild => Vote::DoesNot(NoVoteReason::NeedsRebuild),
     }
 }
 
@@ -160,6 +160,9 @@ pub fn decide(round: Round<'_>) -> Decision {
     }
     if let Vote::DoesNot(reason) = vote_of(round.own, round.line, round.mutants) {
         return Decision::Decline(DeclineReason::NoVote(reason));
+    }
+    if round.own.image == ImageState::NeedsRebuild {
+        return Decision::Decline(DeclineReason::NoVote(NoVoteReason::NeedsRebuild));
     }
     if round.line.policy == Policy::SyncAll && !round.line.is_in_sync(&round.own.server) {
         return Decision::Decline(DeclineReason::NotInSync);

@@ -441,9 +441,10 @@ impl Replica {
         // What is on its way to the superblocks counts already.
         let (durable, pending) = (self.store.durable(), self.store.pending());
         let damaged = self.store.log().damaged().is_some() || !self.store.image().is_trusted();
-        if durable.incomplete || pending.incomplete {
+        // A log that lost records cannot say what it held: unknown is not absent (`PROM-7`).
+        if durable.incomplete || pending.incomplete || damaged {
             ImageState::Incomplete
-        } else if durable.needs_rebuild || pending.needs_rebuild || damaged {
+        } else if durable.needs_rebuild || pending.needs_rebuild {
             ImageState::NeedsRebuild
         } else {
             ImageState::Whole
@@ -460,7 +461,8 @@ impl Replica {
             .and_then(|line| line.member(&identity.server));
         let recorded = seat.and_then(|member| member.store);
         let is_other = recorded.is_some_and(|store| store != identity.store);
-        if !is_other && self.image() == ImageState::Whole && self.store.failed().is_none() {
+        let knows = self.image() != ImageState::Incomplete;
+        if !is_other && knows && self.store.failed().is_none() {
             VoteClaim::Has
         } else {
             VoteClaim::HasNot

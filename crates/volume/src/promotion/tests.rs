@@ -267,3 +267,13 @@ fn at_received_an_acknowledged_record_in_no_log_is_a_loss() {
         LsnRange::new(Lsn::new(9), Lsn::new(12))
     );
 }
+
+#[test]
+fn a_store_that_needs_a_rebuild_promises_and_does_not_lead() {
+    let own = facts("s1", &[(1, 1)], 9);
+    let mut needy = facts("s2", &[(1, 1)], 4);
+    needy.image = ImageState::NeedsRebuild;
+    adoption(run(&quorum(), &own, &[needy.clone()]));
+    let reason = DeclineReason::NoVote(NoVoteReason::NeedsRebuild);
+    assert_eq!(run(&quorum(), &needy, &[own]), Decision::Decline(reason));
+}

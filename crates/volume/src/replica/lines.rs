@@ -13,7 +13,7 @@ use crate::{
     lease::{GrantRefusal, LeaseTiming, Reign as ReignId},
     mutants::{Mutant, Mutants},
     node::{LinkId, Peer},
-    promotion::Vote,
+    promotion::{NoVoteReason, Vote},
 };
 
 /// A promise that must wait for a granted lease, or for the silence after a restart.
@@ -124,7 +124,12 @@ impl Replica {
         self.led = reign.epoch;
         self.note(ctx, Happening::PromotionStarted { epoch: reign.epoch });
         self.role = Role::Candidate(Box::new(Candidate::new(ctx.now, reign.clone())));
-        if let Vote::DoesNot(reason) = self.own_vote(ctx.me) {
+        let unfit = match self.own_vote(ctx.me) {
+            Vote::DoesNot(reason) => Some(reason),
+            Vote::Counts if self.image() == ImageState::Whole => None,
+            Vote::Counts => Some(NoVoteReason::NeedsRebuild),
+        };
+        if let Some(reason) = unfit {
             self.decline(ctx, crate::promotion::DeclineReason::NoVote(reason));
             return;
         }
@@ -339,9 +344,9 @@ impl Replica {
             .line
             .member(&identity.server)
             .and_then(|member| member.store);
-        let whole = self.image() == ImageState::Whole;
+        let knows = self.image() != ImageState::Incomplete;
         let known = recorded == Some(identity.store) || mutants.has(Mutant::StoreIdentityIgnored);
-        (!known || !whole).then_some(PromiseRefusal::NoVote)
+        (!known || !knows).then_some(PromiseRefusal::NoVote)
     }
 
     fn refuse_promise_for_now(
