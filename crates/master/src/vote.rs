@@ -73,6 +73,7 @@ mod tests {
             server: "s1".parse().unwrap(),
             store: store.map(StoreId::new),
             open: OpenCount::default(),
+            opened_by: None,
             boot: None,
             data_addr: String::new(),
             control_addr: String::new(),

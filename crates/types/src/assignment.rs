@@ -39,6 +39,8 @@ pub struct Member {
     pub store: Option<StoreId>,
     /// The highest open counter seen of that store.
     pub open: OpenCount,
+    /// The boot that was seen with that counter: another one with the same counter opened a copy.
+    pub opened_by: Option<BootId>,
     /// The boot of that server that was last called in sync, or made the store.
     pub boot: Option<BootId>,
     /// Where its replication listener is.
@@ -120,6 +122,7 @@ mod tests {
             server: format!("s{n}").parse().unwrap(),
             store: None,
             open: OpenCount::default(),
+            opened_by: None,
             boot: None,
             data_addr: String::new(),
             control_addr: String::new(),

@@ -58,9 +58,8 @@ pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine, mutants: Mutants) ->
     if recorded != facts.store {
         return Vote::DoesNot(NoVoteReason::OtherStore);
     }
-    // The boot in the line is the one that was called in sync, not the one that was last seen with
-    // this counter: whoever opens a copy under an old counter is told apart by the master.
-    if facts.open < member.open {
+    let by_another = member.opened_by.is_some_and(|boot| boot != facts.boot);
+    if facts.open < member.open || (facts.open == member.open && by_another) {
         return Vote::DoesNot(NoVoteReason::RolledBack);
     }
     image

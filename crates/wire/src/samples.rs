@@ -28,6 +28,7 @@ pub(crate) fn line() -> AssignmentLine {
             server: server(1),
             store: Some(StoreId::new(6)),
             open: OpenCount::new(7),
+            opened_by: None,
             boot: Some(BootId::new(5)),
             data_addr: "127.0.0.1:1".into(),
             control_addr: "127.0.0.1:2".into(),

@@ -20,6 +20,7 @@ fn line() -> AssignmentLine {
             server: "s1".parse().unwrap(),
             store: Some(StoreId::new(3)),
             open: OpenCount::new(7),
+            opened_by: None,
             boot: None,
             data_addr: "127.0.0.1:1".into(),
             control_addr: "127.0.0.1:2".into(),

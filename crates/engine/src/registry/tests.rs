@@ -24,6 +24,7 @@ fn line(reign: u64, config: u64, members: &[(u64, u64)]) -> AssignmentLine {
         server: server(n),
         store: None,
         open: OpenCount::new(1),
+        opened_by: None,
         boot: None,
         data_addr: format!("10.0.{version}.{n}:1"),
         control_addr: format!("10.0.{version}.{n}:2"),

@@ -253,6 +253,7 @@ impl Authority {
         if let Some(member) = members.iter_mut().find(|m| m.server == change.server) {
             member.store = Some(change.new);
             member.open = store.open;
+            member.opened_by = Some(store.boot);
             member.boot = None;
         }
         let seen = Seen {

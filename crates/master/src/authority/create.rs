@@ -193,6 +193,7 @@ impl Authority {
                 server: server.clone(),
                 store: None,
                 open: OpenCount::default(),
+                opened_by: None,
                 boot: None,
                 data_addr: text(|r| &r.data_addr),
                 control_addr: text(|r| &r.control_addr),
@@ -340,6 +341,7 @@ impl Authority {
             };
             member.store = Some(made.store);
             member.open = made.open;
+            member.opened_by = Some(made.boot);
             member.boot = Some(made.boot);
             let seen = Seen {
                 store: made.store,

@@ -507,7 +507,10 @@ pub(super) fn refresh_opens(record: &mut VolumeRecord) {
     for member in &mut record.line.members {
         let seen = record.seen.get(&member.server);
         if let Some(seen) = seen.filter(|seen| member.store == Some(seen.store)) {
-            member.open = member.open.max(seen.open);
+            if seen.open >= member.open {
+                member.open = seen.open;
+                member.opened_by = Some(seen.boot);
+            }
         }
     }
 }

@@ -18,6 +18,7 @@ fn line(policy: Policy, ack: AckPoint, in_sync: &[&str]) -> AssignmentLine {
         server: server(name),
         store: Some(store_of(name)),
         open: OpenCount::new(1),
+        opened_by: Some(BootId::new(1)),
         boot: Some(BootId::new(1)),
         data_addr: String::new(),
         control_addr: String::new(),
@@ -153,10 +154,26 @@ fn a_wiped_or_rolled_back_store_keeps_its_seat_and_has_no_vote() {
     let mut rolled_back = facts("s2", &[(1, 1)], 9);
     rolled_back.open = OpenCount::new(0);
     assert_eq!(run(&quorum(), &own, &[rolled_back]), Decision::Wait);
-    // The line names the boot that was called in sync last; one that restarted since votes.
+    let mut copied = facts("s2", &[(1, 1)], 9);
+    copied.boot = BootId::new(2); // the same open counter by another boot: a copy of the image
+    assert_eq!(run(&quorum(), &own, &[copied]), Decision::Wait);
+}
+
+#[test]
+fn a_member_that_restarted_since_it_was_called_in_sync_votes() {
+    let own = facts("s1", &[(1, 1)], 9);
     let mut restarted = facts("s2", &[(1, 1)], 9);
-    restarted.boot = BootId::new(2);
-    adoption(run(&quorum(), &own, &[restarted]));
+    (restarted.open, restarted.boot) = (OpenCount::new(2), BootId::new(2));
+    let mut line = quorum();
+    for member in &mut line.members {
+        (member.open, member.opened_by) = (OpenCount::new(2), Some(BootId::new(2)));
+    }
+    let own = ReplicaFacts {
+        open: OpenCount::new(2),
+        boot: BootId::new(2),
+        ..own
+    };
+    adoption(run(&line, &own, &[restarted]));
 }
 
 #[test]
