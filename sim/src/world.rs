@@ -156,6 +156,7 @@ pub(crate) struct World {
     /// When the phase must be over.
     deadline: u64,
     asked_for_volume: bool,
+    healed_at: u64,
     counts: Counts,
     timeline: Timeline,
     lines: Vec<String>,
@@ -193,6 +194,7 @@ impl World {
             violation: None,
             deadline: u64::MAX,
             asked_for_volume: false,
+            healed_at: 0,
             counts: Counts::default(),
             timeline,
             lines: Vec::new(),

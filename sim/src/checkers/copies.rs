@@ -5,7 +5,7 @@ use moorline_types::{AckPoint, Policy};
 use super::{Rule, Violation};
 use crate::{
     content::OpNo,
-    disk::SimDisk,
+    disk::EverDurable,
     history::{History, Outcome, Tick, What},
 };
 
@@ -33,7 +33,7 @@ pub(crate) fn check<'a>(
     history: &History,
     answered: OpNo,
     promise: Promise,
-    disks: impl Iterator<Item = &'a SimDisk> + Clone,
+    disks: impl Iterator<Item = &'a EverDurable> + Clone,
 ) -> Result<(), Violation> {
     let Some(op) = history.get(answered) else {
         return Ok(());
@@ -52,7 +52,7 @@ fn check_before<'a>(
     history: &History,
     invoked: Tick,
     promise: Promise,
-    disks: impl Iterator<Item = &'a SimDisk> + Clone,
+    disks: impl Iterator<Item = &'a EverDurable> + Clone,
 ) -> Result<(), Violation> {
     let before = history.all().filter(|(_, op)| {
         op.what == What::Write && matches!(op.outcome, Outcome::Done(at) if at < invoked)
@@ -67,12 +67,12 @@ fn check_one<'a>(
     history: &History,
     number: OpNo,
     promise: Promise,
-    disks: impl Iterator<Item = &'a SimDisk>,
+    disks: impl Iterator<Item = &'a EverDurable>,
 ) -> Result<(), Violation> {
     let op = history.get(number).expect("it is in the history");
     let all = u64::MAX >> (64 - op.sectors.clamp(1, 64));
     let copies = disks
-        .filter(|disk| disk.ever_durable.sectors_of(number) & all == all)
+        .filter(|disk| disk.sectors_of(number) & all == all)
         .count();
     if copies >= promise.disks() {
         return Ok(());

@@ -127,6 +127,7 @@ impl World {
             return;
         };
         let device_bytes = disk.size();
+        host.buried = Some(disk.ever_durable.clone());
         disk.restore(BTreeMap::new());
         let params = FormatParams {
             identity: StoreIdentity {
@@ -165,6 +166,7 @@ impl World {
         }
         if let (Some(image), Some(disk)) = (host.old_image.clone(), host.disks.values_mut().next())
         {
+            host.buried = Some(disk.ever_durable.clone());
             disk.restore(image);
             host.replaced = true;
         }
@@ -173,6 +175,7 @@ impl World {
     /// The end of all disturbances.
     pub(super) fn heal(&mut self) {
         self.line(|| "all is healed".into());
+        self.healed_at = self.now;
         self.network.unblock_all();
         self.release_held();
         for index in 0..self.hosts.len() {

@@ -188,7 +188,7 @@ impl World {
         let patience = match self.phase {
             Phase::Work => SECOND * self.dice.between(1, 8),
             Phase::SetUp | Phase::Healing | Phase::ReadBack | Phase::Rest | Phase::Over => {
-                SECOND * 15
+                SECOND * 20
             }
         };
         let op = number;
@@ -290,8 +290,7 @@ impl World {
         let disks = self
             .hosts
             .iter()
-            .filter(|host| !host.replaced)
-            .flat_map(|host| host.disks.values());
+            .filter_map(super::hosts::Host::ever_durable);
         let copies = copies::check(&self.history, number, promise, disks);
         self.check(copies);
         let answered = self.tick();
@@ -389,7 +388,8 @@ impl World {
             return;
         }
         self.line(|| format!("client {client} gives up op {}", op.0));
-        if matches!(self.phase, Phase::Healing | Phase::ReadBack) {
+        let since_healing = self.history.get(op).is_some_and(|op| op.at_ns >= self.healed_at);
+        if since_healing && matches!(self.phase, Phase::Healing | Phase::ReadBack) {
             let reason = format!("op {} is not answered although all is healed", op.0);
             let first = self.history.get(op).map_or(0, |op| op.first);
             return self.broken(Violation::at(Rule::Liveness, first, reason));

@@ -16,7 +16,7 @@ use super::{Happens, World};
 use crate::{
     checkers::{Rule, Violation},
     clock::Clock,
-    disk::SimDisk,
+    disk::{EverDurable, SimDisk},
     network::{ConnNo, End, Party, Seat},
     plan::MS,
 };
@@ -49,6 +49,8 @@ pub(super) struct Host {
     pub(super) slow: u64,
     /// Its store was replaced: it has no vote, and what its disk holds counts for nothing.
     pub(super) replaced: bool,
+    /// What its replaced store ever held durably: the answers of that time stand.
+    pub(super) buried: Option<EverDurable>,
     pub(super) old_image: Option<BTreeMap<u64, bytes::Bytes>>,
     idle_steps: (u64, u32),
 }
@@ -75,6 +77,7 @@ impl Host {
             serving: None,
             slow: 1,
             replaced: false,
+            buried: None,
             old_image: None,
             idle_steps: (0, 0),
         }
@@ -86,6 +89,14 @@ impl Host {
 
     pub(super) fn is_serving(&self) -> bool {
         self.is_up() && matches!(self.export, Some(ExportState::Serving { .. }))
+    }
+
+    /// Which requests' sectors were ever durable in the store that has the seat's vote.
+    pub(super) fn ever_durable(&self) -> Option<&EverDurable> {
+        match &self.buried {
+            Some(buried) => Some(buried),
+            None => self.disks.values().next().map(|disk| &disk.ever_durable),
+        }
     }
 
     fn link_of(&self, conn: ConnNo, end: End) -> Option<LinkId> {

@@ -1,7 +1,7 @@
 //! A run: set-up, work under disturbances, healing, the volume read back, rest.
 
 use moorline_blockvol::inspect::{DigestThrough, inspect};
-use moorline_types::Lsn;
+use moorline_types::{Lsn, Policy};
 
 use super::{Happens, World, clients::Client, hosts::Host};
 use crate::{
@@ -98,7 +98,33 @@ impl World {
         }
     }
 
+    /// Whether enough replicas may vote. Without them a volume rightly waits for an operator.
+    fn can_be_led(&self) -> bool {
+        let sound = |host: &&Host| {
+            let replica = host
+                .node
+                .as_ref()
+                .zip(self.volume)
+                .and_then(|(node, volume)| node.volume(volume));
+            !host.replaced && replica.is_some_and(|r| !r.store().durable().needs_rebuild)
+        };
+        let sound = self.hosts.iter().filter(sound).count();
+        let majority = self.plan.replicas / 2 + 1;
+        match self.plan.policy {
+            Policy::BestEffort => sound > 0,
+            Policy::SyncQuorum => sound >= majority,
+            Policy::SyncAll => sound >= self.plan.min_copies.max(majority),
+        }
+    }
+
     fn healing(&mut self) {
+        let waits_for_operator = self.now + SECOND > self.deadline && !self.can_be_led();
+        if waits_for_operator {
+            *self.counts.notes.entry("waits_for_operator").or_default() += 1;
+            self.judge_history();
+            self.phase = Phase::Over;
+            return;
+        }
         if self.clients.iter().all(|client| client.done_since_healing > 0) {
             self.enter(Phase::ReadBack, SECOND * 60);
             self.clients[0].reads_back_from = Some(0);
@@ -112,13 +138,18 @@ impl World {
                 self.after(1_000, Happens::ClientTurn { client: 0 });
             }
         } else if idle {
-            let shared = self.plan.shared_sectors();
-            let verdict = linear::check(&self.history, shared);
-            self.check(verdict);
-            let verdict = single::check(&self.history, shared, self.plan.sectors());
-            self.check(verdict);
+            self.judge_history();
             self.enter(Phase::Rest, SECOND * 60);
         }
+    }
+
+    /// What clients were told, against the rules.
+    fn judge_history(&mut self) {
+        let shared = self.plan.shared_sectors();
+        let verdict = linear::check(&self.history, shared);
+        self.check(verdict);
+        let verdict = single::check(&self.history, shared, self.plan.sectors());
+        self.check(verdict);
     }
 
     fn resting(&mut self) {
