@@ -21,7 +21,7 @@ pub(super) struct DevArgs {
     #[arg(long)]
     dir: Option<PathBuf>,
     /// How many volume servers, each with a replica
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=7))]
     replicas: u32,
     /// The volume's size [default: 1GiB]
     #[arg(long, value_parser = parse_size)]

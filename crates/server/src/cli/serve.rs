@@ -18,8 +18,8 @@ use rustix::process::{Pid, Signal};
 use self::file::ConfigFile;
 use super::{CliError, Exit, args::HostPort, logging, master::LogArgs, master_client::read_key};
 use crate::config::{
-    DeviceAccess, Exposure, LEASE_MS_DEFAULT, Listen, LogFormat, LogSettings, NbdLimits,
-    OnVolatileLoss, ServeConfig, ServeEndpoints, StoreLocation,
+    DeviceAccess, Exposure, Listen, LogFormat, LogSettings, NbdLimits, OnVolatileLoss, ServeConfig,
+    ServeEndpoints, StoreLocation,
 };
 
 #[derive(Debug, Default, Args)]
@@ -71,9 +71,6 @@ pub(super) struct ServeArgs {
     /// Listening socket inherited as this descriptor, instead of binding --nbd
     #[arg(long, value_name = "FD", hide = true, value_parser = clap::value_parser!(RawFd).range(0..))]
     nbd_fd: Option<RawFd>,
-    /// Where metrics are served over HTTP
-    #[arg(long, value_name = "IP:PORT")]
-    metrics: Option<SocketAddr>,
     /// File with the cluster's key
     #[arg(
         long,
@@ -165,10 +162,6 @@ impl ServeArgs {
         let mut config = ServeConfig::new(server_id, stores, master.to_string(), endpoints);
         config.nbd_unix = self.nbd_unix.clone().or(file.nbd_unix);
         config.nbd_fd = self.nbd_fd;
-        config.metrics = match self.metrics {
-            Some(address) => Some(address),
-            None => parsed("metrics", file.metrics.as_deref())?,
-        };
         let key = self.cluster_key.as_deref().or(file.cluster_key.as_deref());
         config.cluster_key = key.map(read_key).transpose()?;
         if self.insecure || file.insecure.unwrap_or_default() {
@@ -180,7 +173,6 @@ impl ServeArgs {
             }
             config.exposure = Exposure::Insecure;
         }
-        config.lease_ms = file.lease_ms.unwrap_or(LEASE_MS_DEFAULT);
         config.on_volatile_loss = file
             .on_volatile_loss
             .map_or(OnVolatileLoss::Stop, Into::into);

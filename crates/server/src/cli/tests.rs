@@ -34,7 +34,7 @@ fn everything_of_the_contract_is_understood() {
         "moorline serve --config f.toml",
         "moorline serve --print-config",
         "moorline serve --server-id s1 --dir d --master 127.0.0.1:9400 --data 127.0.0.1:1 \
-         --control 127.0.0.1:2 --nbd 127.0.0.1:3 --metrics 127.0.0.1:4",
+         --control 127.0.0.1:2 --nbd 127.0.0.1:3 --nbd-unix s.sock",
         "moorline serve --server-id s1 --device /dev/x --master m:9400 --data 127.0.0.1:1 \
          --control 127.0.0.1:2 --nbd 127.0.0.1:3 --nbd-fd 0 --exit-with-parent 7",
         "moorline volume create demo --size 1GiB --replicas 3",
@@ -139,10 +139,10 @@ fn wrong_words_are_answered_with_right_ones() {
     refused(
         "moorline dev --replicas 40",
         expect![[r#"
-        error: invalid value '40' for '--replicas <N>': 40 is not in 1..=9
+            error: invalid value '40' for '--replicas <N>': 40 is not in 1..=7
 
-        For more information, try '--help'.
-    "#]],
+            For more information, try '--help'.
+        "#]],
     );
 }
 

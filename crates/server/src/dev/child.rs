@@ -79,7 +79,7 @@ pub(super) enum What {
     },
     /// It ended as asked.
     Stopped,
-    /// It did not end within its limit and was killed.
+    /// It had not ended after this time, its limit or a second order, and was killed.
     Killed { after: Duration },
 }
 

@@ -6,7 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     pin::pin,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -30,6 +30,9 @@ const SERVER_STOP_LIMIT: Duration = Duration::from_secs(8);
 
 /// How long the master may take to end.
 const MASTER_STOP_LIMIT: Duration = Duration::from_secs(4);
+
+/// Signals so close to the first are the same wish: wrappers pass on what the group got as well.
+const ONE_WISH: Duration = Duration::from_millis(500);
 
 /// All processes.
 #[derive(Debug)]
@@ -56,12 +59,6 @@ impl Group {
     fn add(&mut self, spec: ChildSpec, events: &UnboundedSender<ChildEvent>) {
         let task = supervise(spec, self.orders.subscribe(), events.clone());
         self.tasks.push(tokio::spawn(task));
-    }
-
-    /// Orders only get harder.
-    fn order(&self, order: Order) {
-        self.orders
-            .send_modify(|present| *present = (*present).max(order));
     }
 }
 
@@ -102,10 +99,11 @@ impl Fleet {
         mut told: impl FnMut(&ChildEvent),
     ) {
         let mut hardest = Order::Stop;
-        for group in [self.servers, self.master] {
-            group.order(hardest);
+        let began = Instant::now();
+        for Group { orders, tasks } in [self.servers, self.master] {
+            harden(&orders, hardest);
             let all = async {
-                for task in group.tasks {
+                for task in tasks {
                     // A task that panicked took its child along.
                     let _ended = task.await;
                 }
@@ -115,8 +113,10 @@ impl Fleet {
                 tokio::select! {
                     () = &mut all => break,
                     () = signals.recv() => {
-                        hardest = Order::Kill;
-                        group.orders.send_modify(|present| *present = Order::Kill);
+                        if began.elapsed() > ONE_WISH {
+                            hardest = Order::Kill;
+                            harden(&orders, hardest);
+                        }
                     }
                     Some(event) = events.recv() => told(&event),
                 }
@@ -126,6 +126,11 @@ impl Fleet {
             told(&event);
         }
     }
+}
+
+/// Orders only get harder.
+fn harden(orders: &watch::Sender<Order>, order: Order) {
+    orders.send_modify(|present| *present = (*present).max(order));
 }
 
 /// Where the cluster is reached.

@@ -97,7 +97,7 @@ impl Show {
                 restart_in.as_secs_f64()
             )),
             What::Killed { after } => self.line(&format!(
-                "{name} did not stop within {:.1} s and was killed; it recovers at its next start",
+                "{name} had not stopped after {:.1} s and was killed; it recovers at its next start",
                 after.as_secs_f64()
             )),
         }
