@@ -122,15 +122,19 @@ fn fetch(world: &World, state: &mut State, candidate: usize) {
     let me = state.replicas[candidate];
     let common = me.log.common(&best);
     if common == me.log.head() {
-        let me = &mut state.replicas[candidate].log;
-        me.append(best.records()[usize::from(common)]);
-        me.flush();
+        let record = best.records()[usize::from(common)];
+        let me = &mut state.replicas[candidate];
+        me.log.append(record);
+        me.log.flush();
+        me.gave_up &= !record.gives_up(0);
         return;
     }
     let mut leading = best;
-    if memory_may_be_lost(world, state, answers) {
-        state.replicas[candidate].gave_up |= !world.is(Mutant::CutsWithoutEvidence);
+    if memory_may_be_lost(world, state, answers, &best) {
         leading.append(Record::mark_of_loss(me.promised));
+    }
+    if given_up(&leading, 0) {
+        state.replicas[candidate].gave_up |= !world.is(Mutant::CutsWithoutEvidence);
     }
     cut(state, candidate, &leading);
 }
@@ -145,7 +149,7 @@ pub(crate) fn holds_best(world: &World, state: &State, candidate: usize) -> bool
 /// PROM-9: the mark.
 fn open(world: &World, state: &mut State, candidate: usize) {
     let answers = state.replicas[candidate].answers;
-    let loss = memory_may_be_lost(world, state, answers);
+    let loss = memory_may_be_lost(world, state, answers, &state.replicas[candidate].log);
     let me = &mut state.replicas[candidate];
     let mark = if loss {
         Record::mark_of_loss(me.promised)
@@ -160,8 +164,9 @@ fn open(world: &World, state: &mut State, candidate: usize) {
 }
 
 /// PROM-12: it is certain that nothing acknowledged is lost only if the answers whose memory is intact
-/// meet every set that could have acknowledged a record.
-fn memory_may_be_lost(world: &World, state: &State, answers: Set) -> bool {
+/// meet every set that could have acknowledged a record. PROM-13: what an answer was told was given up
+/// is announced again, unless the best log does it.
+fn memory_may_be_lost(world: &World, state: &State, answers: Set, best: &Log) -> bool {
     let intact = answers
         .iter()
         .filter(|&name| state.replicas[name].intact)
@@ -172,7 +177,7 @@ fn memory_may_be_lost(world: &World, state: &State, answers: Set) -> bool {
     };
     let gave_up = answers.iter().any(|name| state.replicas[name].gave_up);
     let lost = world.ack == AckPoint::Received && !meets && !world.is(Mutant::IgnoresLostMemory);
-    lost || gave_up
+    lost || (gave_up && !given_up(best, 0))
 }
 
 /// PROM-12: a member that holds all that its leader holds is as good as one that never restarted.
