@@ -337,12 +337,17 @@ fn wipe(cast: &Cast, (time, rollback): (u64, bool), dice: &mut Dice) -> Vec<(u64
         return Vec::new();
     };
     let p = cast.primary;
+    let mut acts = vec![(0, Act::Snapshot(wiped))];
+    // The store is opened once more, so that its counter tells that the copy is an old one.
+    let opened = if rollback { SECOND * 3 } else { 0 };
+    if rollback {
+        acts.push((MS, Act::Kill(wiped)));
+        acts.push((MS * dice.between(2, 50), Act::Start(wiped)));
+    }
+    let time = time + opened;
     let turn = time + MS * dice.below(300);
-    let mut acts = vec![
-        (0, Act::Snapshot(wiped)),
-        (MS * dice.below(1_000), Act::Kill(lagging)),
-        (time, Act::PowerCut(wiped)),
-    ];
+    acts.push((opened + MS * dice.below(1_000), Act::Kill(lagging)));
+    acts.push((time, Act::PowerCut(wiped)));
     let replaced = if rollback {
         Act::Rollback(wiped)
     } else {

@@ -157,6 +157,8 @@ pub(crate) struct World {
     deadline: u64,
     asked_for_volume: bool,
     healed_at: u64,
+    /// How often a process ended.
+    memories_lost: usize,
     counts: Counts,
     timeline: Timeline,
     lines: Vec<String>,
@@ -195,6 +197,7 @@ impl World {
             deadline: u64::MAX,
             asked_for_volume: false,
             healed_at: 0,
+            memories_lost: 0,
             counts: Counts::default(),
             timeline,
             lines: Vec::new(),

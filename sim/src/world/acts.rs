@@ -6,7 +6,7 @@ use moorline_blockvol::{
     DeviceContent, Existing, FormatParams, Formatting, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS,
     StoreIdentity, Superblock, inspect::ReadAt,
 };
-use moorline_types::{BlockCount, StoreId};
+use moorline_types::{BlockCount, OpenCount, StoreId};
 
 use super::{Happens, World, phases::Phase};
 use crate::{
@@ -166,6 +166,13 @@ impl World {
         }
         if let (Some(image), Some(disk)) = (host.old_image.clone(), host.disks.values_mut().next())
         {
+            let was = open_count(disk);
+            let mut old = SimDisk::new(disk.size());
+            old.restore(image.clone());
+            // Within one opening only the frontiers that were reported tell.
+            if open_count(&old) >= was {
+                return;
+            }
             host.buried = Some(disk.ever_durable.clone());
             disk.restore(image);
             host.replaced = true;
@@ -193,4 +200,17 @@ impl World {
     pub(super) fn patience() -> Duration {
         Duration::from_nanos(SECOND * 60)
     }
+}
+
+/// The open counter of the store on a disk.
+fn open_count(disk: &SimDisk) -> OpenCount {
+    (0..2)
+        .filter_map(|copy: u32| {
+            let mut bytes = vec![0; SUPERBLOCK_BYTES];
+            let offset = SUPERBLOCK_OFFSETS[copy as usize];
+            disk.read_exact_at(offset, &mut bytes).ok()?;
+            Some(Superblock::decode(copy, &bytes).ok()?.open)
+        })
+        .max()
+        .unwrap_or_default()
 }

@@ -150,6 +150,7 @@ impl World {
 
     /// The process ends, by a kill or by a loss of power.
     pub(super) fn end_host(&mut self, index: usize) {
+        self.memories_lost += usize::from(self.hosts[index].is_up());
         let host = &mut self.hosts[index];
         host.node = None;
         host.inbox.clear();
