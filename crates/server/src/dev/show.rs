@@ -58,8 +58,9 @@ impl Show {
         let count = ports.servers.len();
         let servers = if count == 1 { "server" } else { "servers" };
         self.line(&format!(
-            "starting a master at {} and {count} {servers}; everything is kept in {}",
+            "starting a master at {} and {count} {servers} for {}; everything is kept in {}",
             self.master,
+            self.uri(),
             self.dir.display()
         ));
     }
