@@ -139,7 +139,7 @@ impl NbdFront {
         if !client.has_answers() {
             self.dirty.push(id);
         }
-        client.answer(request, reply);
+        client.answer(request, reply, &mut self.load);
     }
 
     /// Sends the answers of a batch, one vectored write a client.

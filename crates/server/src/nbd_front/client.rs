@@ -113,7 +113,8 @@ pub(super) struct Client {
     kept: Vec<u8>,
     /// Bytes counted in for the write whose payload is coming.
     coming: usize,
-    is_held_back: bool,
+    /// What was in flight when reading stopped for it; less makes reading go on.
+    held_back_at: Option<usize>,
     ready: Arc<Ready>,
     waker: Waker,
 }
@@ -136,7 +137,7 @@ impl Client {
             load: Load::new(id, bytes_max),
             kept: Vec::new(),
             coming: 0,
-            is_held_back: false,
+            held_back_at: None,
             ready,
             waker,
         }
@@ -185,16 +186,15 @@ impl Client {
     /// Reads what is there, gives requests to `sink`, sends answers. Says whether the connection has
     /// ended.
     pub(super) fn turn(&mut self, mut turn: Turn<'_>, sink: &mut dyn FnMut(Event)) -> bool {
-        self.is_held_back = false;
         let stop = self.read(&mut turn, sink);
-        let ended = self.flush(turn.load);
+        // Before the flush, which may make the room that is waited for.
+        self.held_back_at = (stop == Stop::Full).then(|| self.load.bytes());
         match stop {
-            Stop::Empty => {}
-            Stop::Full => self.is_held_back = true,
+            Stop::Empty | Stop::Full => {}
             Stop::Again => self.ready.list(),
             Stop::Gone => return true,
         }
-        ended
+        self.flush(turn.load)
     }
 
     fn read(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FnMut(Event)) -> Stop {
@@ -226,7 +226,7 @@ impl Client {
                 Poll::Ready(Ok(count)) => count,
             };
             if in_place > 0 {
-                self.filled(count.min(in_place), sink);
+                self.filled(count.min(in_place), turn.load, sink);
             }
             let scratch = std::mem::take(&mut turn.scratch);
             let taken = self.take(&scratch[..count.saturating_sub(in_place)], turn, sink);
@@ -242,14 +242,14 @@ impl Client {
     }
 
     /// Notes that bytes of a payload were read in place.
-    fn filled(&mut self, count: usize, sink: &mut dyn FnMut(Event)) {
+    fn filled(&mut self, count: usize, total: &mut TotalLoad, sink: &mut dyn FnMut(Event)) {
         let State::Attached { volume, session } = &mut self.state else {
             unreachable!("only an attached client has payload space");
         };
         let volume = *volume;
         if let Some(request) = session.payload_filled(count) {
             let bytes = std::mem::take(&mut self.coming);
-            self.request(volume, request, bytes, sink);
+            self.request(volume, request, bytes, total, sink);
         }
     }
 
@@ -313,7 +313,7 @@ impl Client {
                             .max(REQUEST_BYTES_MIN);
                         self.load.add(bytes, turn.load);
                     }
-                    self.request(volume, request, bytes, sink);
+                    self.request(volume, request, bytes, turn.load, sink);
                 }
                 Progress::Disconnected => self.leave(volume),
                 Progress::Broken(error) => {
@@ -336,6 +336,7 @@ impl Client {
         volume: VolumeId,
         Request { command, responder }: Request,
         bytes: usize,
+        total: &mut TotalLoad,
         sink: &mut dyn FnMut(Event),
     ) {
         let op: Option<ClientOp> = translate::op(command);
@@ -347,7 +348,7 @@ impl Client {
                 request,
                 op,
             })),
-            None => self.answer(request, ClientReply::Done),
+            None => self.answer(request, ClientReply::Done, total),
         }
     }
 
@@ -364,7 +365,7 @@ impl Client {
     }
 
     /// Encodes the answer to a request; [`Client::flush`] sends it.
-    pub(super) fn answer(&mut self, request: RequestId, reply: ClientReply) {
+    pub(super) fn answer(&mut self, request: RequestId, reply: ClientReply, total: &mut TotalLoad) {
         let index = u32::try_from(request.get() & u64::from(u32::MAX)).expect("masked");
         let slot = &mut self.waiting[index as usize];
         assert!(
@@ -374,28 +375,42 @@ impl Client {
         let waiting = slot.waiting.take();
         let Waiting { responder, bytes } = waiting.expect("each request is answered once");
         self.free.push(index);
-        // It goes on counting until it is sent.
-        self.out_counted += bytes;
         if let Err(mismatch) = translate::answer(responder, reply, &mut self.out) {
             tracing::error!(client = self.id.get(), %mismatch, "an answer did not fit its request");
         }
+        // The answer counts instead, until it is sent.
+        self.count_out(total);
+        self.load.release(bytes, total);
+    }
+
+    /// Counts what waits to be sent now instead of what waited before.
+    fn count_out(&mut self, total: &mut TotalLoad) {
+        let (before, now) = (self.out_counted, self.out.len());
+        if now > before {
+            self.load.add(now - before, total);
+        } else {
+            self.load.release(before - now, total);
+        }
+        self.out_counted = now;
     }
 
     /// Sends as much as the socket takes. Says whether the connection has ended.
     pub(super) fn flush(&mut self, total: &mut TotalLoad) -> bool {
-        let mut cx = Context::from_waker(&self.waker);
         while self.out.has_remaining() {
+            let mut cx = Context::from_waker(&self.waker);
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
             let count = self.out.chunks_vectored(&mut slices);
             match self.socket.poll_write(&mut cx, &slices[..count]) {
                 Poll::Pending => return false,
-                Poll::Ready(Ok(sent)) => self.out.advance(sent),
+                Poll::Ready(Ok(sent)) => {
+                    self.out.advance(sent);
+                    self.count_out(total);
+                }
                 Poll::Ready(Err(_)) => return true,
             }
         }
-        self.load
-            .release(std::mem::take(&mut self.out_counted), total);
-        if self.is_held_back {
+        if self.held_back_at.is_some_and(|at| self.load.bytes() < at) {
+            self.held_back_at = None;
             self.ready.list();
         }
         let is_done = self.free.len() == self.waiting.len();

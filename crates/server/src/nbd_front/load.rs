@@ -14,6 +14,8 @@ pub(super) struct TotalLoad {
     bytes_max: usize,
     /// Who was held back because of the others, in order.
     waiting: VecDeque<ClientId>,
+    /// Whether something was counted out since they were all told the last time.
+    has_shrunk: bool,
 }
 
 impl TotalLoad {
@@ -22,6 +24,7 @@ impl TotalLoad {
             bytes: 0,
             bytes_max,
             waiting: VecDeque::new(),
+            has_shrunk: false,
         }
     }
 
@@ -31,7 +34,8 @@ impl TotalLoad {
 
     /// The next one to be told that there may be room again.
     pub(super) fn next_waiting(&mut self) -> Option<ClientId> {
-        if self.bytes < self.bytes_max {
+        if self.has_shrunk {
+            self.has_shrunk = !self.waiting.is_empty();
             self.waiting.pop_front()
         } else {
             None
@@ -99,6 +103,7 @@ impl Load {
             .bytes
             .checked_sub(bytes)
             .expect("only what was counted in goes out");
+        total.has_shrunk |= bytes > 0;
     }
 
     /// Whether no more requests are to be looked at for now.

@@ -319,3 +319,37 @@ async fn strangers_have_limits() {
     );
     assert_eq!(stage.front.next_deadline(), None);
 }
+
+#[tokio::test]
+async fn a_client_that_is_held_back_goes_on_when_its_answers_are_taken() {
+    let (mut stage, mut client) = attached(NbdLimits {
+        connection_bytes_max: 256 << 10,
+        ..NbdLimits::default()
+    })
+    .await;
+    // Answers that the socket does not take at once, until no more requests are read.
+    const LENGTH: u32 = 64 << 10;
+    let sent: Vec<u8> = (0..32).flat_map(|n| request(READ, n, 0, LENGTH)).collect();
+    stage.while_waiting(client.write_all(&sent)).await.unwrap();
+    let mut answered = 0;
+    let mut taken = 0;
+    while taken < 32 {
+        for event in std::mem::take(&mut stage.events) {
+            stage.reply(&event, ClientReply::Read(vec![ReadPiece::Zeroes(LENGTH)]));
+            answered += 1;
+        }
+        if answered > taken {
+            let one = async {
+                let reply = simple_reply(&mut client).await;
+                let mut data = vec![1; LENGTH as usize];
+                client.read_exact(&mut data).await.unwrap();
+                reply
+            };
+            let reply = stage.while_waiting(one).await;
+            assert_eq!(reply, (taken, 0));
+            taken += 1;
+        } else {
+            stage.while_waiting(tokio::task::yield_now()).await;
+        }
+    }
+}
