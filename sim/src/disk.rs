@@ -281,13 +281,7 @@ impl SimDisk {
 
     /// The machine lost its power.
     pub(crate) fn power_cut(&mut self, dice: &mut Dice) {
-        let fate = dice.pick(&[
-            Fate::Old,
-            Fate::New,
-            Fate::Torn,
-            Fate::Torn,
-            Fate::Garbage,
-        ]);
+        let fate = dice.pick(&[Fate::Old, Fate::New, Fate::Torn, Fate::Torn, Fate::Garbage]);
         let mut versions: BTreeMap<u64, Vec<Bytes>> = BTreeMap::new();
         for (block, cached) in std::mem::take(&mut self.cached) {
             let pages = cached.into_iter().map(|(_, page)| page);
@@ -312,12 +306,7 @@ impl SimDisk {
     }
 }
 
-fn tear(
-    fate: Fate,
-    (index, sector): (usize, &mut [u8]),
-    versions: &[Bytes],
-    dice: &mut Dice,
-) {
+fn tear(fate: Fate, (index, sector): (usize, &mut [u8]), versions: &[Bytes], dice: &mut Dice) {
     let from = index * SECTOR;
     let version = match fate {
         Fate::Old => None,
@@ -338,9 +327,9 @@ fn is_zero(page: &[u8]) -> bool {
 }
 
 fn pages(offset: u64, parts: &[Payload]) -> impl Iterator<Item = (u64, Bytes)> {
-    let blocks = parts.iter().flat_map(|part| {
-        (0..part.blocks()).map(|index| part.slice_blocks(index, 1).bytes())
-    });
+    let blocks = parts
+        .iter()
+        .flat_map(|part| (0..part.blocks()).map(|index| part.slice_blocks(index, 1).bytes()));
     (offset / BLOCK..).zip(blocks)
 }
 

@@ -152,7 +152,10 @@ impl Recipe {
                 factor: dice.between(5, 200),
                 time,
             },
-            24..=26 => Self::Diverge { time: long, down: short },
+            24..=26 => Self::Diverge {
+                time: long,
+                down: short,
+            },
             27..=29 => Self::Shift {
                 time: long + SECOND * 2,
                 rot: dice.percent(50),
@@ -180,7 +183,9 @@ impl Recipe {
             Self::SlowDisk { .. } => "slow_disk",
             Self::Diverge { .. } => "diverge",
             Self::Shift { .. } => "shift",
-            Self::WipeWhileLagging { rollback: false, .. } => "wipe",
+            Self::WipeWhileLagging {
+                rollback: false, ..
+            } => "wipe",
             Self::WipeWhileLagging { rollback: true, .. } => "rollback",
             Self::Lag { .. } => "lag",
         }
@@ -281,7 +286,10 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
         }
         Recipe::Diverge { time, down } => {
             let s = cast.primary;
-            let cut: Vec<Party> = others(s).map(Party::Server).chain([Party::Master]).collect();
+            let cut: Vec<Party> = others(s)
+                .map(Party::Server)
+                .chain([Party::Master])
+                .collect();
             let mut acts = cut_off(s, &cut, (0, time), dice);
             let restart = time + MS * dice.between(50, 1_500);
             acts.push((restart, Act::PowerCut(s)));

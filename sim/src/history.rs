@@ -96,7 +96,9 @@ impl History {
                 let found = match &op.what {
                     What::Read(found) => {
                         let place = usize::try_from(sector - op.first).unwrap_or(usize::MAX);
-                        found.get(place).map_or(String::new(), |op| format!(" found {}", op.0))
+                        found
+                            .get(place)
+                            .map_or(String::new(), |op| format!(" found {}", op.0))
                     }
                     What::Write | What::Zero | What::Flush => String::new(),
                 };

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `run.rs` | [`run`]: one seed, one run |
+//! | `run.rs` | [`run`]: one seed, one run; [`run_staged`]: with stage directions |
 //! | `plan.rs` | [`Plan`]: the options that a seed gives |
 //! | `world.rs`, `world/` | the cluster and its events |
 //! | `disk.rs` `network.rs` `clock.rs` `dice.rs` | what is replaced: devices, sockets, time, chance |
@@ -32,5 +32,5 @@ pub use checkers::{Rule, Violation};
 pub use faults::{Aim, Recipe};
 pub use mutants::{ALL as MUTANTS, Mutant, UnknownMutant};
 pub use plan::Plan;
-pub use run::{Outcome, run};
+pub use run::{Outcome, run, run_staged};
 pub use world::{Counts, Timeline};

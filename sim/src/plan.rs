@@ -86,9 +86,13 @@ impl Plan {
         }
     }
 
-    /// The options without any disturbance.
-    pub(crate) fn undisturbed(mut self) -> Self {
-        self.faults.clear();
+    /// The same with another number of replicas, at most as many as there are clocks for.
+    #[must_use]
+    pub fn with_replicas(mut self, replicas: usize) -> Self {
+        let last = *self.clocks.last().expect("the master has a clock");
+        self.clocks.resize(replicas + 1, last);
+        self.replicas = replicas;
+        self.min_copies = replicas.max(2) - 1;
         self
     }
 

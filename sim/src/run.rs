@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
     checkers::{Rule, Violation},
+    dice::Dice,
     mutants::Mutant,
     plan::Plan,
     world::{Counts, Timeline, World},
@@ -29,7 +30,21 @@ pub struct Outcome {
 /// Runs one seed. A panic inside the cluster is a broken invariant.
 #[must_use]
 pub fn run(seed: u64, mutant: Option<Mutant>, timeline: Timeline) -> Outcome {
-    let mut world = World::new(seed, mutant, timeline);
+    run_staged(seed, mutant, timeline, |_| {})
+}
+
+/// As [`run`], with the options changed by `stage` after they were drawn.
+#[must_use]
+pub fn run_staged(
+    seed: u64,
+    mutant: Option<Mutant>,
+    timeline: Timeline,
+    stage: impl FnOnce(&mut Plan),
+) -> Outcome {
+    let mut dice = Dice::new(seed);
+    let mut plan = Plan::draw(&mut dice);
+    stage(&mut plan);
+    let mut world = World::new(dice, plan, mutant, timeline);
     play(seed, &mut world);
     let (plan, counts, violation, lines, history) = world.finish();
     let sector = violation.as_ref().and_then(|violation| violation.sector);
@@ -37,7 +52,9 @@ pub fn run(seed: u64, mutant: Option<Mutant>, timeline: Timeline) -> Outcome {
         seed,
         plan: Some(plan),
         counts,
-        about: sector.map(|sector| history.about(sector)).unwrap_or_default(),
+        about: sector
+            .map(|sector| history.about(sector))
+            .unwrap_or_default(),
         violation,
         lines,
     }

@@ -165,18 +165,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, timeline: Timeline) -> Self {
-        let mut dice = Dice::new(seed);
-        let plan = Plan::draw(&mut dice);
-        Self::with_plan(dice, plan, mutant, timeline)
-    }
-
-    pub(crate) fn with_plan(
-        dice: Dice,
-        plan: Plan,
-        mutant: Option<Mutant>,
-        timeline: Timeline,
-    ) -> Self {
+    pub(crate) fn new(dice: Dice, plan: Plan, mutant: Option<Mutant>, timeline: Timeline) -> Self {
         let pool = BufferPool::new();
         let mut world = Self {
             now: 0,

@@ -26,14 +26,22 @@ struct Zone {
 /// Checks the sectors `[0, sectors)`.
 pub(crate) fn check(history: &History, sectors: u64) -> Result<(), Violation> {
     let mut zones: Vec<BTreeMap<OpNo, Zone>> = Vec::new();
-    zones.resize_with(usize::try_from(sectors).expect("a small volume"), BTreeMap::new);
+    zones.resize_with(
+        usize::try_from(sectors).expect("a small volume"),
+        BTreeMap::new,
+    );
     for (number, op) in history.all() {
-        let What::Read(found) = &op.what else { continue };
+        let What::Read(found) = &op.what else {
+            continue;
+        };
         let Outcome::Done(answered) = op.outcome else {
             continue;
         };
         for (sector, value) in (op.first..).zip(found) {
-            let Some(place) = usize::try_from(sector).ok().and_then(|at| zones.get_mut(at)) else {
+            let Some(place) = usize::try_from(sector)
+                .ok()
+                .and_then(|at| zones.get_mut(at))
+            else {
                 continue;
             };
             let zone = match place.entry(*value) {
@@ -44,7 +52,10 @@ pub(crate) fn check(history: &History, sectors: u64) -> Result<(), Violation> {
             };
             let write = history.get(*value).expect("checked when its zone was made");
             if write.invoked > answered {
-                let reason = format!("read {} found op {} before it was asked for", number.0, value.0);
+                let reason = format!(
+                    "read {} found op {} before it was asked for",
+                    number.0, value.0
+                );
                 return Err(Violation::at(Rule::Linearizable, sector, reason));
             }
             zone.lo = zone.lo.min(answered);
@@ -85,7 +96,10 @@ fn add_unread_writes(history: &History, zones: &mut [BTreeMap<OpNo, Zone>]) {
             continue;
         };
         for sector in op.first..op.first + op.sectors {
-            if let Some(place) = usize::try_from(sector).ok().and_then(|at| zones.get_mut(at)) {
+            if let Some(place) = usize::try_from(sector)
+                .ok()
+                .and_then(|at| zones.get_mut(at))
+            {
                 place.entry(number).or_insert(Zone {
                     op: number,
                     lo: answered,

@@ -28,7 +28,12 @@ impl World {
     /// Begins a disturbance with the roles of this moment.
     pub(super) fn stage(&mut self, recipe: Recipe) {
         let replaces = matches!(recipe, Recipe::WipeWhileLagging { .. });
-        if replaces && self.hosts.iter().any(|host| host.replaced || host.old_image.is_some()) {
+        if replaces
+            && self
+                .hosts
+                .iter()
+                .any(|host| host.replaced || host.old_image.is_some())
+        {
             return;
         }
         let primary = self
@@ -51,6 +56,11 @@ impl World {
             return;
         }
         self.line(|| format!("  {act:?}"));
+        if let Act::Kill(s) | Act::PowerCut(s) = act
+            && self.hosts[s].spared
+        {
+            return;
+        }
         match act {
             Act::Kill(s) => self.kill(s),
             Act::PowerCut(s) => self.power_cut(s),
@@ -160,22 +170,24 @@ impl World {
     }
 
     fn roll_back(&mut self, s: usize) {
+        // What nobody saw cannot be missed: within one opening, or while the master was out of
+        // reach, only the frontiers that were reported tell.
+        let seen = self.master_saw_open(s);
         let host = &mut self.hosts[s];
         if host.is_up() {
             return;
         }
         if let (Some(image), Some(disk)) = (host.old_image.clone(), host.disks.values_mut().next())
         {
-            let was = open_count(disk);
             let mut old = SimDisk::new(disk.size());
             old.restore(image.clone());
-            // Within one opening only the frontiers that were reported tell.
-            if open_count(&old) >= was {
+            if seen.is_none_or(|seen| open_count(&old) >= seen) {
                 return;
             }
             host.buried = Some(disk.ever_durable.clone());
             disk.restore(image);
             host.replaced = true;
+            host.spared = true;
         }
     }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use moorline_master::{
     ConnId, Master, MasterConfig, ServiceAction, ServiceEvent, StartFacts,
+    record::{Value, VolumeRecord},
     store::memory::MemoryStore,
 };
-use moorline_types::{AckPoint, ClusterId};
+use moorline_types::{AckPoint, ClusterId, OpenCount};
 use moorline_volume::Event;
 use moorline_wire::{
     Message,
@@ -91,6 +92,29 @@ impl World {
             self.master.store.crash(kept);
             self.drop_conns_of(Party::Master, false);
         }
+    }
+
+    fn record(&self) -> Option<&VolumeRecord> {
+        let records = self.master.store.durable().values();
+        records
+            .filter_map(|stored| match &stored.value {
+                Value::Volume(record) => Some(&**record),
+                Value::Meta(_) | Value::Server(_) | Value::Name(_) | Value::Event(..) => None,
+            })
+            .next()
+    }
+
+    /// The highest open counter of a server's store that the master recorded.
+    pub(super) fn master_saw_open(&self, host: usize) -> Option<OpenCount> {
+        let seen = self.record()?.seen.get(&self.hosts[host].server)?;
+        Some(seen.open)
+    }
+
+    /// Whether the recorded in-sync set names a server.
+    pub(super) fn is_recorded_in_sync(&self, host: usize) -> bool {
+        let server = &self.hosts[host].server;
+        self.record()
+            .is_some_and(|record| record.line.is_in_sync(server))
     }
 
     pub(super) fn operator_creates(&mut self) {

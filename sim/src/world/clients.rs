@@ -134,7 +134,11 @@ impl World {
 
     fn draft_shared(&mut self) -> Draft {
         let blocks = self.plan.blocks - crate::plan::OWN_BLOCKS;
-        let range = if self.dice.percent(60) { HOT_BLOCKS } else { blocks };
+        let range = if self.dice.percent(60) {
+            HOT_BLOCKS
+        } else {
+            blocks
+        };
         let block = self.dice.below(range);
         let count = 1 + self.dice.below((blocks - block).min(8));
         let (mut first, mut sectors) = (block * 8, count * 8);
@@ -388,7 +392,10 @@ impl World {
             return;
         }
         self.line(|| format!("client {client} gives up op {}", op.0));
-        let since_healing = self.history.get(op).is_some_and(|op| op.at_ns >= self.healed_at);
+        let since_healing = self
+            .history
+            .get(op)
+            .is_some_and(|op| op.at_ns >= self.healed_at);
         if since_healing && matches!(self.phase, Phase::Healing | Phase::ReadBack) {
             let reason = format!("op {} is not answered although all is healed", op.0);
             let first = self.history.get(op).map_or(0, |op| op.first);

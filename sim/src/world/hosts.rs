@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use moorline_types::{BootId, ClusterId, DeviceOp, DeviceOpKind, Epoch, ServerId};
+use moorline_types::{BootId, ClusterId, DeviceOp, DeviceOpKind, Epoch, Lsn, ServerId};
 use moorline_volume::{
     Action, DeviceCreation, DeviceKey, Event, ExportState, LinkDirection, LinkId, Node, NodeConfig,
     OnVolatileLoss, journal::Happening,
@@ -49,6 +49,10 @@ pub(super) struct Host {
     pub(super) slow: u64,
     /// Its store was replaced: it has no vote, and what its disk holds counts for nothing.
     pub(super) replaced: bool,
+    /// The highest head since its log was last cut: what was cut must not come back.
+    head_since_cut: Option<Lsn>,
+    /// Its process is left alone: every opening that nobody sees makes an old copy look newer.
+    pub(super) spared: bool,
     /// What its replaced store ever held durably: the answers of that time stand.
     pub(super) buried: Option<EverDurable>,
     pub(super) old_image: Option<BTreeMap<u64, bytes::Bytes>>,
@@ -77,6 +81,8 @@ impl Host {
             serving: None,
             slow: 1,
             replaced: false,
+            head_since_cut: None,
+            spared: false,
             buried: None,
             old_image: None,
             idle_steps: (0, 0),
@@ -236,7 +242,18 @@ impl World {
         for action in out {
             self.carry_out(index, action);
         }
+        self.watch_cut(index);
         self.schedule_wake(index);
+    }
+
+    fn watch_cut(&mut self, index: usize) {
+        let volume = self.volume;
+        let host = &mut self.hosts[index];
+        if let (Some(since), Some(node), Some(volume)) = (host.head_since_cut, &host.node, volume)
+            && let Some(replica) = node.volume(volume)
+        {
+            host.head_since_cut = Some(since.max(replica.store().log().head()));
+        }
     }
 
     fn watch_for_loops(&mut self, index: usize, worked: bool) {
@@ -247,7 +264,10 @@ impl World {
             false => (since, steps + 1),
         };
         if steps > STEPS_MAX {
-            let reason = format!("s{} is busy without an event: a deadline stays due", index + 1);
+            let reason = format!(
+                "s{} is busy without an event: a deadline stays due",
+                index + 1
+            );
             self.broken(Violation::new(Rule::Liveness, reason));
         }
     }
@@ -285,12 +305,21 @@ impl World {
                     return;
                 };
                 let life = self.hosts[index].life;
-                let reaches = self.network.reaches(Party::Server(index), Party::Server(to));
+                let reaches = self
+                    .network
+                    .reaches(Party::Server(index), Party::Server(to));
                 let delay = match reaches {
                     true => self.net_delay() * 3,
                     false => MS * self.dice.between(200, 1_000),
                 };
-                self.after(delay, Happens::Dialed { host: index, life, to });
+                self.after(
+                    delay,
+                    Happens::Dialed {
+                        host: index,
+                        life,
+                        to,
+                    },
+                );
             }
             Action::HangUp { link } => {
                 if let Some((conn, _)) = self.hosts[index].links.get(&link).copied() {
@@ -336,6 +365,16 @@ impl World {
                 self.hosts[index].serving = Some(*epoch);
                 return;
             }
+            Happening::Cut { through } => {
+                self.hosts[index].head_since_cut = Some(*through);
+                return;
+            }
+            Happening::StoreOpened { head, .. } => match self.hosts[index].head_since_cut {
+                Some(since) if *head > since => {
+                    format!("its log was cut, reached {since}, and opens at {head}")
+                }
+                Some(_) | None => return,
+            },
             Happening::DamagedBlock { block } => format!("block {block} is damaged"),
             Happening::CommittedDataMissing(missing) => format!("{missing:?}"),
             Happening::StoreFailed { reason } => format!("its store failed: {reason}"),
@@ -418,7 +457,12 @@ impl World {
         );
     }
 
-    pub(super) fn link_message(&mut self, index: usize, (conn, end): (ConnNo, End), message: Message) {
+    pub(super) fn link_message(
+        &mut self,
+        index: usize,
+        (conn, end): (ConnNo, End),
+        message: Message,
+    ) {
         if let Some(link) = self.hosts[index].link_of(conn, end) {
             self.tell(index, Event::MessageArrived { link, message });
         }

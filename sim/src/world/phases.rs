@@ -64,7 +64,9 @@ impl World {
             self.asked_for_volume = true;
             self.operator_creates();
         }
-        let Some(host) = self.serving_host() else { return };
+        let Some(host) = self.serving_host() else {
+            return;
+        };
         if self.exported_blocks(host) != Some(self.plan.blocks) {
             let reason = "the export has another size than the volume".into();
             return self.broken(Violation::new(Rule::Invariant, reason));
@@ -100,7 +102,7 @@ impl World {
 
     /// Whether enough replicas may vote. Without them a volume rightly waits for an operator.
     fn can_be_led(&self) -> bool {
-        let sound = |host: &&Host| {
+        let sound = |host: &Host| {
             let replica = host
                 .node
                 .as_ref()
@@ -108,12 +110,14 @@ impl World {
                 .and_then(|(node, volume)| node.volume(volume));
             !host.replaced && replica.is_some_and(|r| !r.store().durable().needs_rebuild)
         };
-        let sound = self.hosts.iter().filter(sound).count();
+        let may_lead = (0..self.hosts.len())
+            .any(|index| sound(&self.hosts[index]) && self.is_recorded_in_sync(index));
+        let sound = self.hosts.iter().filter(|host| sound(host)).count();
         let majority = self.plan.replicas / 2 + 1;
         match self.plan.policy {
             Policy::BestEffort => sound > 0,
             Policy::SyncQuorum => sound >= majority,
-            Policy::SyncAll => sound >= self.plan.min_copies.max(majority),
+            Policy::SyncAll => may_lead && sound >= self.plan.min_copies,
         }
     }
 
@@ -125,7 +129,11 @@ impl World {
             self.phase = Phase::Over;
             return;
         }
-        if self.clients.iter().all(|client| client.done_since_healing > 0) {
+        if self
+            .clients
+            .iter()
+            .all(|client| client.done_since_healing > 0)
+        {
             self.enter(Phase::ReadBack, SECOND * 60);
             self.clients[0].reads_back_from = Some(0);
         }
@@ -166,14 +174,15 @@ impl World {
         });
         let Some(head) = leader else { return };
         let at_rest = self.hosts.iter().all(|host| {
-            host.replaced || host.node.as_ref().is_some_and(|node| {
-                node.volume(volume).is_some_and(|replica| {
-                    let store = replica.store();
-                    let at = store.frontiers();
-                    let whole = at.head == head && at.applied == head && at.checkpoint == head;
-                    (whole && store.is_at_rest()) || store.durable().needs_rebuild
+            host.replaced
+                || host.node.as_ref().is_some_and(|node| {
+                    node.volume(volume).is_some_and(|replica| {
+                        let store = replica.store();
+                        let at = store.frontiers();
+                        let whole = at.head == head && at.applied == head && at.checkpoint == head;
+                        (whole && store.is_at_rest()) || store.durable().needs_rebuild
+                    })
                 })
-            })
         });
         if at_rest {
             self.compare(head);
@@ -186,10 +195,14 @@ impl World {
         let mut seen: Option<(usize, Option<String>)> = None;
         let mut verdict = Ok(());
         for (index, host) in self.hosts.iter().enumerate() {
-            let rebuild = host.node.as_ref().zip(self.volume).is_some_and(|(node, volume)| {
-                node.volume(volume)
-                    .is_some_and(|replica| replica.store().durable().needs_rebuild)
-            });
+            let rebuild = host
+                .node
+                .as_ref()
+                .zip(self.volume)
+                .is_some_and(|(node, volume)| {
+                    node.volume(volume)
+                        .is_some_and(|replica| replica.store().durable().needs_rebuild)
+                });
             if host.replaced || rebuild {
                 continue;
             }
