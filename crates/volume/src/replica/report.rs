@@ -40,13 +40,7 @@ impl Replica {
     /// What a change of makes a heartbeat due at once.
     pub(crate) fn report_key(&self) -> ReportKey {
         let (serving, in_sync) = match &self.role {
-            Role::Reign(reign) => {
-                let senders = reign.registry.senders();
-                let count = senders
-                    .filter(|(_, sender)| sender.bucket() == Bucket::InSync)
-                    .count();
-                (reign.serves(), count)
-            }
+            Role::Reign(reign) => (reign.serves(), in_sync_count(reign)),
             Role::Idle | Role::Follower(_) | Role::Candidate(_) => (false, 0),
         };
         ReportKey {
@@ -93,7 +87,10 @@ impl Replica {
             }),
             serving: if serves { Serving::Yes } else { Serving::No },
             clients: 0,
-            copies: None,
+            copies: reign.map(|reign| {
+                // The primary's own, too.
+                u32::try_from(in_sync_count(reign) + 1).unwrap_or(u32::MAX)
+            }),
             peers: reign
                 .map(|reign| self.peer_reports(reign))
                 .unwrap_or_default(),
@@ -164,6 +161,14 @@ impl Replica {
             })
             .collect()
     }
+}
+
+/// Peers that are on the live stream and in the ack path.
+fn in_sync_count(reign: &Reign) -> usize {
+    let senders = reign.registry.senders();
+    senders
+        .filter(|(_, sender)| sender.bucket() == Bucket::InSync)
+        .count()
 }
 
 const fn peer_state(bucket: Bucket) -> PeerState {
