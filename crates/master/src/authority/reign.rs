@@ -506,11 +506,11 @@ impl Authority {
 pub(super) fn refresh_opens(record: &mut VolumeRecord) {
     for member in &mut record.line.members {
         let seen = record.seen.get(&member.server);
-        if let Some(seen) = seen.filter(|seen| member.store == Some(seen.store)) {
-            if seen.open >= member.open {
-                member.open = seen.open;
-                member.opened_by = Some(seen.boot);
-            }
+        if let Some(seen) = seen.filter(|seen| member.store == Some(seen.store))
+            && seen.open >= member.open
+        {
+            member.open = seen.open;
+            member.opened_by = Some(seen.boot);
         }
     }
 }
