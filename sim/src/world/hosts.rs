@@ -379,7 +379,19 @@ impl World {
             Happening::CommittedDataMissing(missing) => format!("{missing:?}"),
             Happening::StoreFailed { reason } => format!("its store failed: {reason}"),
             Happening::StoreRefused { reason } => format!("its store is refused: {reason}"),
-            _ => return,
+            Happening::StoreCreated { .. }
+            | Happening::LineTaken { .. }
+            | Happening::LineRefused { .. }
+            | Happening::Promised { .. }
+            | Happening::PromotionStarted { .. }
+            | Happening::PromotionDeclined { .. }
+            | Happening::DoubtGivenUp { .. }
+            | Happening::VolatileTailLost { .. }
+            | Happening::EpochOpened { .. }
+            | Happening::SteppedDown { .. }
+            | Happening::Recovery(_)
+            | Happening::MasterRefused { .. }
+            | Happening::PeerRefused { .. } => return,
         };
         if !self.hosts[index].replaced {
             let reason = format!("s{}: {reason}", index + 1);
