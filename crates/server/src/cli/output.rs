@@ -58,6 +58,13 @@ pub fn word<T: Serialize + fmt::Debug>(value: &T) -> String {
     }
 }
 
+/// `1 replica`, `3 replicas`.
+#[must_use]
+pub fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
+}
+
 /// A position, or `-` where none is known.
 #[must_use]
 pub fn lsn(value: Option<Lsn>) -> String {

@@ -1,6 +1,10 @@
 //! `moorline volume`.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    thread,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Subcommand};
 use moorline_types::{AckPoint, ByteCount, Policy};
@@ -9,9 +13,15 @@ use moorline_wire::control::{ClientRequest, ClientResponse, CreateVolume, Health
 use super::{
     CliError, Exit,
     args::{MasterOptions, parse_size},
-    master_client::{CHANGE_LIMIT, READ_LIMIT, ask_once, unexpected},
+    master_client::{CHANGE_LIMIT, MasterClient, READ_LIMIT, accepted, ask_once, unexpected},
     output, paint,
 };
+
+/// How long a new volume's first promotion is waited for.
+const SERVED_LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two looks whether it is over.
+const SERVED_EVERY: Duration = Duration::from_millis(50);
 
 /// Bytes of a replica's log ring unless said otherwise.
 const LOG_SIZE_DEFAULT: &str = "256MiB";
@@ -103,20 +113,44 @@ fn create(args: CreateArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
         log_bytes: args.log_size,
         min_copies: args.min_copies,
     });
-    let ClientResponse::Created(volume) = ask_once(&target, request, CHANGE_LIMIT)? else {
+    let mut client = MasterClient::connect(&target)?;
+    let response = accepted(client.ask(request, CHANGE_LIMIT)?)?;
+    let ClientResponse::Created(volume) = response else {
         return Err(unexpected(&target));
     };
+    let served = wait_served(&mut client, &volume.name);
+    let copies = output::count(u64::from(volume.replicas), "replica");
     writeln!(
         out,
-        "volume {}: {}, {} replicas, {} at {}",
+        "volume {}: {}, {copies}, {} at {}, {served}",
         volume.name,
         ByteCount::new(volume.size),
-        volume.replicas,
         volume.policy,
         volume.ack
     )
     .map_err(CliError::Output)?;
     Ok(Exit::Done)
+}
+
+/// Where the volume is served, once it is: a script may go on with it. It is made in any case.
+fn wait_served(client: &mut MasterClient, name: &str) -> String {
+    let began = Instant::now();
+    let mut reason = None;
+    while began.elapsed() < SERVED_LIMIT {
+        let request = ClientRequest::VolumeStatus {
+            name: name.to_owned(),
+        };
+        let Ok(ClientResponse::Volume(volume)) = client.ask(request, READ_LIMIT) else {
+            break;
+        };
+        if let (true, Some(uri)) = (volume.serving, &volume.nbd_uri) {
+            return format!("served at {uri}");
+        }
+        reason = volume.reason;
+        thread::sleep(SERVED_EVERY);
+    }
+    let reason = reason.as_deref().unwrap_or("see `moorline volume status`");
+    format!("not served yet: {reason}")
 }
 
 fn list(args: &ListArgs, out: &mut dyn Write) -> Result<Exit, CliError> {

@@ -14,6 +14,7 @@ use super::{DevConfig, DevError, DevVolume, SOON, VOLUME};
 use crate::cli::{
     CliError,
     master_client::{CHANGE_LIMIT, MasterTarget, READ_LIMIT},
+    output::count,
     watch::{Looker, Sight},
 };
 
@@ -177,9 +178,9 @@ impl Observer {
             min_copies: None,
         };
         let _told = self.tell(News::Progress(format!(
-            "making volume {VOLUME}: {} on {} servers, each with a log of {}",
+            "making volume {VOLUME}: {} on {}, each with a log of {}",
             ByteCount::new(volume.size_bytes),
-            volume.replicas,
+            count(u64::from(volume.replicas), "server"),
             ByteCount::new(volume.log_bytes)
         )));
         self.looker

@@ -55,10 +55,10 @@ impl Show {
 
     /// The first line.
     pub(super) fn begin(&mut self, ports: &Ports) {
-        let count = ports.servers.len();
-        let servers = if count == 1 { "server" } else { "servers" };
+        let count = u64::try_from(ports.servers.len()).unwrap_or(u64::MAX);
+        let servers = output::count(count, "server");
         self.line(&format!(
-            "starting a master at {} and {count} {servers} for {}; everything is kept in {}",
+            "starting a master at {} and {servers} for {}; everything is kept in {}",
             self.master,
             self.uri(),
             self.dir.display()
@@ -108,10 +108,11 @@ impl Show {
     pub(super) fn served(&mut self, cluster: Box<ClusterStatus>, after: Duration) {
         let made = cluster.volumes.iter().find(|v| v.name == VOLUME);
         let what = made.map_or_else(String::new, |volume| {
+            let copies = u64::try_from(volume.replicas.len()).unwrap_or(u64::MAX);
             format!(
-                ", {} with {} replicas,",
+                ", {} with {},",
                 ByteCount::new(volume.size),
-                volume.replicas.len()
+                output::count(copies, "replica")
             )
         });
         self.line(&format!(
