@@ -65,8 +65,8 @@ const EARLY_ENDS_MAX: u32 = 3;
 pub struct DevConfig {
     /// Where everything is kept.
     pub dir: PathBuf,
-    /// How many servers.
-    pub servers: u32,
+    /// How many servers; `None` for as many as before, or three.
+    pub servers: Option<u32>,
     /// Where clients find the volume.
     pub nbd: SocketAddr,
     /// Where commands find the master.

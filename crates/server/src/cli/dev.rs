@@ -20,9 +20,9 @@ pub(super) struct DevArgs {
     /// Where everything is kept [default: $XDG_STATE_HOME/moorline/dev, ~/.local/state/moorline/dev]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// How many volume servers, each with a replica
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=7))]
-    replicas: u32,
+    /// How many volume servers, each with a replica [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=7))]
+    replicas: Option<u32>,
     /// The volume's size [default: 1GiB]
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,

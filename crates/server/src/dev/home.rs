@@ -19,6 +19,9 @@ use crate::cli::master_client::random_bytes;
 /// would otherwise take a server's port while it restarts.
 const PORTS: std::ops::Range<u16> = 12_000..20_000;
 
+/// Servers of a new directory.
+const SERVERS_DEFAULT: u32 = 3;
+
 /// A log longer than this is put aside when `dev` starts.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -92,9 +95,14 @@ impl Home {
     /// The addresses of at least `count` servers: those of the last run where they are free, new
     /// ones for the rest. Servers of the last run stay, also when fewer are asked for: they hold
     /// replicas.
-    pub(super) fn ports(&self, count: u32) -> Result<Ports, DevError> {
+    pub(super) fn ports(&self, count: Option<u32>) -> Result<Ports, DevError> {
         let path = self.dir.join("dev.toml");
         let before = read_ports(&path)?;
+        let count = match count {
+            Some(count) => count,
+            None if before.servers.is_empty() => SERVERS_DEFAULT,
+            None => 0,
+        };
         let ports = choose_ports(before.clone(), count)?;
         if ports != before {
             let text = toml::to_string(&ports).expect("addresses can be written as TOML");
@@ -267,16 +275,16 @@ mod tests {
     fn ports_stay_the_same_unless_somebody_took_them() {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path()).unwrap();
-        let first = home.ports(2).unwrap();
-        assert_eq!(home.ports(2).unwrap(), first);
+        let first = home.ports(Some(2)).unwrap();
+        assert_eq!(home.ports(None).unwrap(), first);
         let taken = TcpListener::bind(first.servers[0].data).unwrap();
-        let second = home.ports(3).unwrap();
+        let second = home.ports(Some(3)).unwrap();
         drop(taken);
         assert_ne!(second.servers[0].data, first.servers[0].data);
         assert_eq!(second.servers[1], first.servers[1]);
         assert_eq!(second.servers[2].id, "s3");
         // Fewer servers would leave replicas without one.
-        assert_eq!(home.ports(1).unwrap(), second);
+        assert_eq!(home.ports(Some(1)).unwrap(), second);
     }
 
     #[test]
@@ -284,7 +292,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path()).unwrap();
         fs::write(dir.path().join("dev.toml"), "servers = 3\n").unwrap();
-        let error = home.ports(3).unwrap_err();
+        let error = home.ports(None).unwrap_err();
         assert!(matches!(error, DevError::Damaged { .. }), "{error}");
         assert!(error.advice().unwrap().contains("dev.toml"));
     }

@@ -54,7 +54,7 @@ pub(super) struct Observer {
     looker: Looker,
     volume: DevVolume,
     servers: usize,
-    replicas: u32,
+    replicas: Option<u32>,
     news: UnboundedSender<News>,
 }
 
@@ -168,10 +168,13 @@ impl Observer {
             Ok(_other) => return Err(crate::cli::master_client::unexpected(&self.target)),
             Err(error) => return Err(error),
         }
+        let replicas = self
+            .replicas
+            .unwrap_or(u32::try_from(self.servers).unwrap_or(u32::MAX));
         let volume = CreateVolume {
             name: VOLUME.to_owned(),
             size_bytes: self.volume.size_bytes.unwrap_or(SIZE_DEFAULT),
-            replicas: self.replicas,
+            replicas,
             policy: self.volume.policy,
             ack: self.volume.ack.unwrap_or(AckPoint::Flushed),
             log_bytes: self.volume.log_bytes.unwrap_or(LOG_SIZE_DEFAULT),
@@ -211,9 +214,12 @@ impl Observer {
         if ack.is_some_and(|ack| ack != made.ack) {
             differs("--ack", format!("ack point {}", made.ack));
         }
-        let replicas = made.replicas.len();
-        if usize::try_from(self.replicas) != Ok(replicas) {
-            differs("--replicas", format!("{replicas} replicas"));
+        let replicas = u64::try_from(made.replicas.len()).unwrap_or(u64::MAX);
+        if self
+            .replicas
+            .is_some_and(|asked| u64::from(asked) != replicas)
+        {
+            differs("--replicas", count(replicas, "replica"));
         }
         lines
     }
