@@ -114,6 +114,11 @@ pub enum Recipe {
         /// Whether the restart finds one superblock copy unreadable.
         rot: bool,
     },
+    /// A primary loses the master and one member first, and the other, which lets it serve, later.
+    Creep {
+        /// When the second cut comes, in nanoseconds.
+        time: u64,
+    },
     /// A follower is down while another gets an empty store under its old name; then the primary
     /// goes and the first comes back: only the primary knows what was acknowledged.
     WipeWhileLagging {
@@ -135,7 +140,7 @@ impl Recipe {
         let short = MS * dice.between(5, 400);
         let long = MS * dice.between(1_500, 7_000);
         let time = if dice.percent(40) { short } else { long };
-        let limit = if replicas == 3 { 34 } else { 24 };
+        let limit = if replicas == 3 { 37 } else { 24 };
         match dice.below(limit) {
             0..=2 => Self::Kill { aim, down: time },
             3..=5 => Self::PowerCut { aim, down: time },
@@ -157,12 +162,15 @@ impl Recipe {
                 down: short,
             },
             27..=29 => Self::Shift {
-                time: long + SECOND * 2,
-                rot: dice.percent(50),
+                time: SECOND * 2 + MS * dice.between(100, 3_500),
+                rot: dice.percent(70),
             },
             30 | 31 => Self::WipeWhileLagging {
                 time: long,
                 rollback: dice.percent(40),
+            },
+            32..=34 => Self::Creep {
+                time: MS * dice.between(1_500, 4_500),
             },
             _ => Self::Lag { time: long },
         }
@@ -183,6 +191,7 @@ impl Recipe {
             Self::SlowDisk { .. } => "slow_disk",
             Self::Diverge { .. } => "diverge",
             Self::Shift { .. } => "shift",
+            Self::Creep { .. } => "creep",
             Self::WipeWhileLagging {
                 rollback: false, ..
             } => "wipe",
@@ -297,6 +306,15 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
             acts
         }
         Recipe::Shift { time, rot } => shift(cast, (time, rot), dice),
+        Recipe::Creep { time } => {
+            let [r, c] = cast.followers[..] else {
+                return Vec::new();
+            };
+            let (p, over) = (cast.primary, time + SECOND * 4);
+            let mut acts = cut_off(p, &[Party::Server(c), Party::Master], (0, over), dice);
+            acts.extend(cut_off(p, &[Party::Server(r)], (time, over), dice));
+            acts
+        }
         Recipe::WipeWhileLagging { time, rollback } => wipe(cast, (time, rollback), dice),
         Recipe::Lag { time } => match cast.followers.first() {
             Some(s) => cut_off(*s, &[Party::Server(cast.primary)], (0, time), dice),

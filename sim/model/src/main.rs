@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     };
     let mut wrong = false;
     for world in worlds(&arguments) {
-        if arguments.progress {
+        if arguments.progress || arguments.mutant == Some(Mutant::GrowNeedsWholeLease) {
             let progress = progress(world);
             println!("{world:?}\n{progress}");
             wrong |= progress.wedged.is_some();

@@ -396,7 +396,8 @@ impl World {
             .history
             .get(op)
             .is_some_and(|op| op.at_ns >= self.healed_at);
-        if since_healing && matches!(self.phase, Phase::Healing | Phase::ReadBack) {
+        let waits = matches!(self.phase, Phase::Healing | Phase::ReadBack);
+        if since_healing && waits && self.can_be_led() {
             let reason = format!("op {} is not answered although all is healed", op.0);
             let first = self.history.get(op).map_or(0, |op| op.first);
             return self.broken(Violation::at(Rule::Liveness, first, reason));

@@ -101,7 +101,7 @@ impl World {
     }
 
     /// Whether enough replicas may vote. Without them a volume rightly waits for an operator.
-    fn can_be_led(&self) -> bool {
+    pub(super) fn can_be_led(&self) -> bool {
         let sound = |host: &Host| {
             let replica = host
                 .node
@@ -110,8 +110,13 @@ impl World {
                 .and_then(|(node, volume)| node.volume(volume));
             !host.replaced && replica.is_some_and(|r| !r.store().durable().needs_rebuild)
         };
-        let may_lead = (0..self.hosts.len())
-            .any(|index| sound(&self.hosts[index]) && self.is_recorded_in_sync(index));
+        let in_sync = |index: &usize| self.is_recorded_in_sync(*index);
+        let mut recorded = (0..self.hosts.len()).filter(in_sync);
+        // A candidate whose memory is gone needs the word of the whole set.
+        let may_lead = match self.plan.ack {
+            AckPoint::Flushed => recorded.any(|index| sound(&self.hosts[index])),
+            AckPoint::Received => recorded.all(|index| sound(&self.hosts[index])),
+        };
         let sound = self.hosts.iter().filter(|host| sound(host)).count();
         let majority = self.plan.replicas / 2 + 1;
         match self.plan.policy {
