@@ -43,7 +43,10 @@ pub enum CopyFault {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum OpenError {
     /// No superblock at all.
-    #[error("this is not a store: no superblock was found; format it first")]
+    #[error(
+        "no superblock was found: this is no store, or both of its superblocks are ruined; \
+         restore it, or keep it for a look and go on with the other replicas"
+    )]
     NotAStore,
     /// Neither copy can be used.
     #[error(
