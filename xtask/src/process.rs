@@ -166,6 +166,8 @@ impl Finished {
 pub(crate) struct Daemon {
     name: String,
     log: PathBuf,
+    /// How long the log was when this process began to add to it, in bytes.
+    log_from: usize,
     running: Running,
 }
 
@@ -186,7 +188,7 @@ impl Daemon {
         args: impl IntoIterator<Item = A>,
         log: &Path,
     ) -> Result<Self> {
-        let file = append_to(log)?;
+        let (file, log_from) = append_to(log)?;
         let errors = file.try_clone().during("sharing a log file")?;
         let args = owned(args);
         let child = guarded(program.as_os_str(), &args, &[], OnOurDeath::Kill)
@@ -195,7 +197,7 @@ impl Daemon {
             .stderr(errors)
             .spawn()
             .during(format!("starting {name}"))?;
-        Ok(Self::of(name, log, child))
+        Ok(Self::of(name, log, log_from, child))
     }
 
     /// Starts it with pipes on its standard input and output; standard error is appended to `log`. Should we die, it
@@ -207,22 +209,27 @@ impl Daemon {
         log: &Path,
     ) -> Result<(Self, Pipes)> {
         let args = owned(args);
+        let (file, log_from) = append_to(log)?;
         let mut child = guarded(program.as_os_str(), &args, &[], OnOurDeath::Terminate)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(append_to(log)?)
+            .stderr(file)
             .spawn()
             .during(format!("starting {name}"))?;
         let stdin = child.stdin.take().expect("standard input was piped");
         let stdout = child.stdout.take().expect("standard output was piped");
-        Ok((Self::of(name, log, child), Pipes { stdin, stdout }))
+        Ok((
+            Self::of(name, log, log_from, child),
+            Pipes { stdin, stdout },
+        ))
     }
 
-    fn of(name: &str, log: &Path, child: Child) -> Self {
+    fn of(name: &str, log: &Path, log_from: usize, child: Child) -> Self {
         let running = Running { child, ended: None };
         Self {
             name: name.to_owned(),
             log: log.to_owned(),
+            log_from,
             running,
         }
     }
@@ -235,6 +242,25 @@ impl Daemon {
     /// Where its output goes.
     pub(crate) fn log(&self) -> &Path {
         &self.log
+    }
+
+    /// Waits until it logged a line that contains `text`.
+    pub(crate) fn wait_log(&self, text: &str, limit: Duration) -> Result<()> {
+        wait_for(
+            &format!("{text:?} in the log of {}", self.name),
+            limit,
+            || {
+                let log =
+                    std::fs::read(&self.log).during(format!("reading {}", self.log.display()))?;
+                let news = String::from_utf8_lossy(log.get(self.log_from..).unwrap_or_default())
+                    .into_owned();
+                Ok(if news.contains(text) {
+                    Look::There(())
+                } else {
+                    Look::NotYet(tail_of(&news))
+                })
+            },
+        )
     }
 
     /// Its process id.
@@ -401,12 +427,15 @@ fn owned<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Vec<OsString> {
         .collect()
 }
 
-fn append_to(log: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .during(format!("opening {}", log.display()))
+/// Opens a log for appending; says how long it is already, in bytes.
+fn append_to(log: &Path) -> Result<(File, usize)> {
+    let file = OpenOptions::new().create(true).append(true).open(log);
+    let file = file.during(format!("opening {}", log.display()))?;
+    let length = file
+        .metadata()
+        .during(format!("opening {}", log.display()))?
+        .len();
+    Ok((file, usize::try_from(length).unwrap_or(usize::MAX)))
 }
 
 fn read_back(file: &mut File) -> Result<String> {

@@ -187,12 +187,12 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Waits for a server to end by itself, and says with which code.
-    pub(crate) fn wait_end(&mut self, at: usize, limit: Duration) -> Result<Option<i32>> {
-        match self.servers[at].process.take() {
-            Some(mut process) => Ok(process.wait(limit)?.code()),
-            None => fail!("{} is not running", self.servers[at].id),
-        }
+    /// Waits until a server logged a line that contains `text` since it was started last.
+    pub(crate) fn wait_log(&self, at: usize, text: &str, limit: Duration) -> Result<()> {
+        let Some(process) = &self.servers[at].process else {
+            fail!("{} is not running", self.servers[at].id);
+        };
+        process.wait_log(text, limit)
     }
 
     /// Ends the servers and then the master, each by SIGTERM, and demands that they end well.

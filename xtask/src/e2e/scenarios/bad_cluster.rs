@@ -1,17 +1,21 @@
 //! Processes that must not run beside, or instead of, the ones that do.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::e2e::cluster::Cluster;
+use crate::e2e::cluster::{Cluster, VOLUME};
 use crate::e2e::context::Context;
 use crate::e2e::refusal::{code, refused};
 use crate::e2e::spec::Spec;
-use crate::error::{During, Result};
-use crate::process::Tool;
+use crate::error::{During, Result, ensure};
+use crate::process::{Daemon, Tool};
 
 pub(super) fn run(ctx: &Context) -> Result<()> {
+    let key = key_file(ctx, "cluster.key", "5ca1ab1e")?;
     let spec = Spec {
         size: "64MiB",
+        key: Some(key.clone()),
         ..Spec::dirs(ctx, 2)
     };
     let mut cluster = Cluster::with_volume(ctx, spec)?;
@@ -24,12 +28,20 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
         .arg(&uri)
         .succeed()?;
     ctx.step("processes that must be refused");
-    ports(ctx, &cluster)?;
-    keys(ctx, &cluster)?;
-    in_use(ctx, &cluster)?;
+    let master = cluster.master_addr.to_string();
+    ports(ctx, &master, &key)?;
+    keys(ctx, &cluster, &master)?;
+    let tool = Stranger::new(ctx, "s1", "s1", &master)?.key(&key).tool();
+    let dir = ctx.path("s1").display().to_string();
+    refused(
+        "a directory that another process uses",
+        tool,
+        code::UNSAFE,
+        &[&dir],
+    )?;
     cluster.check_alive()?;
     cluster.stop()?;
-    strangers(ctx)?;
+    elsewhere(ctx, &key)?;
 
     ctx.step("the cluster itself, started again");
     cluster.start_master()?;
@@ -44,46 +56,26 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
     cluster.equal_digests().map(|_digest| ())
 }
 
-fn ports(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
+fn key_file(ctx: &Context, name: &str, word: &str) -> Result<PathBuf> {
+    let path = ctx.path(name);
+    std::fs::write(&path, word.repeat(8)).during(format!("writing {}", path.display()))?;
+    Ok(path)
+}
+
+fn ports(ctx: &Context, master: &str, key: &Path) -> Result<()> {
     let taken = ctx.address()?;
     let holder = TcpListener::bind(taken).during("taking a port")?;
     let address = taken.to_string();
     let dir = ctx.path("master-2").display().to_string();
-    let master = Tool::new(ctx.binary()).args(["master", "--dir", &dir, "--listen", &address]);
-    refused(
-        "a master on a port in use",
-        master,
-        code::FAILED,
-        &[&address],
-    )?;
-    let master = cluster.master_addr.to_string();
-    let free = || Addresses::free(ctx);
-    for (what, addresses) in [
-        (
-            "a data address in use",
-            Addresses {
-                data: address.clone(),
-                ..free()?
-            },
-        ),
-        (
-            "a control address in use",
-            Addresses {
-                control: address.clone(),
-                ..free()?
-            },
-        ),
-        (
-            "an NBD address in use",
-            Addresses {
-                nbd: address.clone(),
-                ..free()?
-            },
-        ),
-    ] {
+    let tool = Tool::new(ctx.binary()).args(["master", "--dir", &dir, "--listen", &address]);
+    refused("a master on a port in use", tool, code::FAILED, &[&address])?;
+    for flag in ["--data", "--control", "--nbd"] {
+        let stranger = Stranger::new(ctx, "s9", "s9", master)?
+            .key(key)
+            .listen(flag, &address);
         refused(
-            what,
-            serve(ctx, "s9", "s9", &master, &addresses)?,
+            &format!("{flag} on a port in use"),
+            stranger.tool(),
             code::FAILED,
             &[&address],
         )?;
@@ -92,105 +84,134 @@ fn ports(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A key that the cluster does not have, and an address for everybody without any.
-fn keys(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
-    let key = ctx.path("other.key");
-    std::fs::write(
-        &key,
-        "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n",
-    )
-    .during("writing a key")?;
-    let master = cluster.master_addr.to_string();
-    let key = key.display().to_string();
-    let tool =
-        serve(ctx, "s9", "s9", &master, &Addresses::free(ctx)?)?.args(["--cluster-key", &key]);
+/// Wrong keys, no keys, and an address for everybody without any.
+fn keys(ctx: &Context, cluster: &Cluster<'_>, master: &str) -> Result<()> {
+    let other = key_file(ctx, "other.key", "0badc0de")?;
+    let status = |key: &[&str]| {
+        Tool::new(ctx.binary())
+            .args(["status", "--master", master])
+            .args(key)
+    };
+    let name = other.display().to_string();
     refused(
-        "a server with another cluster key",
-        tool,
+        "a command with another key",
+        status(&["--cluster-key", &name]),
         code::FAILED,
         &["key"],
     )?;
+    refused(
+        "a command without a key",
+        status(&[]),
+        code::FAILED,
+        &["key"],
+    )?;
+    // The master's key may be the wrong one: a server says so, and goes on asking.
+    let stranger = Stranger::new(ctx, "s9", "s9", master)?.key(&other);
+    let server = stranger.not_let_in(ctx, "cluster key")?;
+    let seen = cluster.command(["status", "--json"]).run()?.stdout;
+    ensure!(
+        seen.contains("\"s1\"") && !seen.contains("\"s9\""),
+        "the master let it in: {seen}"
+    );
+    ctx.step("a server with another key says so, and is not let in");
+    drop(server);
     // What NBD clients may reach is the operator's choice; what servers trust each other with is not.
-    let open = Addresses {
-        control: "0.0.0.0:0".to_owned(),
-        ..Addresses::free(ctx)?
-    };
-    let tool = serve(ctx, "s9", "s9", &master, &open)?;
+    let stranger = Stranger::new(ctx, "s9", "s9", master)?.listen("--control", "0.0.0.0:0");
     refused(
         "an open address without a key",
-        tool,
+        stranger.tool(),
         code::UNSAFE,
         &["key"],
-    )
-}
-
-fn in_use(ctx: &Context, cluster: &Cluster<'_>) -> Result<()> {
-    let tool = serve(
-        ctx,
-        "s1",
-        "s1",
-        &cluster.master_addr.to_string(),
-        &Addresses::free(ctx)?,
-    )?;
-    let dir = ctx.path("s1").display().to_string();
-    refused(
-        "a store that another process has open",
-        tool,
-        code::UNSAFE,
-        &[&dir],
     )
 }
 
 /// Stores of this cluster, taken to where they do not belong.
-fn strangers(ctx: &Context) -> Result<()> {
-    let mut other = Cluster::start_named(
-        ctx,
-        Spec {
-            size: "64MiB",
-            ..Spec::dirs_named(ctx, "t", 1)
-        },
-        "master-3",
-    )?;
+fn elsewhere(ctx: &Context, key: &Path) -> Result<()> {
+    let spec = Spec {
+        size: "64MiB",
+        key: Some(key.to_owned()),
+        ..Spec::dirs_named(ctx, "t", 1)
+    };
+    let mut other = Cluster::start_named(ctx, spec, "master-3")?;
     let master = other.master_addr.to_string();
-    let tool = serve(ctx, "s2", "s1", &master, &Addresses::free(ctx)?)?;
-    refused("the store of another server", tool, code::UNSAFE, &["s1"])?;
-    let tool = serve(ctx, "s1", "s1", &master, &Addresses::free(ctx)?)?;
+    let tool = Stranger::new(ctx, "s2", "s1", &master)?.key(key).tool();
     refused(
-        "a store of another cluster",
+        "the directory of another server",
         tool,
         code::UNSAFE,
-        &["cluster"],
+        &["s1"],
     )?;
+    let server = Stranger::new(ctx, "s1", "s1", &master)?
+        .key(key)
+        .not_let_in(ctx, "another cluster")?;
+    let seen = other.command(["status", "--json"]).run()?.stdout;
+    ensure!(
+        !seen.contains(VOLUME),
+        "the master of another cluster took the store: {seen}"
+    );
+    ctx.step("a directory of another cluster: says so, and is not let in");
+    drop(server);
     other.stop()
 }
 
-/// Where a server listens.
-struct Addresses {
-    data: String,
-    control: String,
-    nbd: String,
+/// A server that is started beside those of the cluster.
+struct Stranger {
+    binary: PathBuf,
+    args: Vec<String>,
 }
 
-impl Addresses {
-    fn free(ctx: &Context) -> Result<Self> {
-        let free = || ctx.address().map(|address| address.to_string());
+impl Stranger {
+    /// `moorline serve` as server `id` on the directory `dir`, listening on free addresses.
+    fn new(ctx: &Context, id: &str, dir: &str, master: &str) -> Result<Self> {
+        let dir = ctx.path(dir);
+        std::fs::create_dir_all(&dir).during(format!("creating {}", dir.display()))?;
+        let mut args = vec!["serve".to_owned()];
+        for (flag, value) in [
+            ("--server-id", id.to_owned()),
+            ("--dir", dir.display().to_string()),
+            ("--master", master.to_owned()),
+            ("--data", ctx.address()?.to_string()),
+            ("--control", ctx.address()?.to_string()),
+            ("--nbd", ctx.address()?.to_string()),
+        ] {
+            args.extend([flag.to_owned(), value]);
+        }
         Ok(Self {
-            data: free()?,
-            control: free()?,
-            nbd: free()?,
+            binary: ctx.binary().to_owned(),
+            args,
         })
     }
-}
 
-/// `moorline serve` as server `id` on the directory `dir`.
-fn serve(ctx: &Context, id: &str, dir: &str, master: &str, addresses: &Addresses) -> Result<Tool> {
-    let dir = ctx.path(dir);
-    std::fs::create_dir_all(&dir).during("creating a directory")?;
-    Ok(Tool::new(ctx.binary())
-        .args(["serve", "--server-id", id, "--dir"])
-        .arg(&dir)
-        .args(["--master", master])
-        .args(["--data", &addresses.data])
-        .args(["--control", &addresses.control])
-        .args(["--nbd", &addresses.nbd]))
+    fn key(mut self, key: &Path) -> Self {
+        self.args
+            .extend(["--cluster-key".to_owned(), key.display().to_string()]);
+        self
+    }
+
+    /// Listens elsewhere.
+    fn listen(mut self, flag: &str, address: &str) -> Self {
+        let at = self
+            .args
+            .iter()
+            .position(|arg| arg == flag)
+            .expect("the flag was given");
+        address.clone_into(&mut self.args[at + 1]);
+        self
+    }
+
+    /// Starts it, and waits until it says why the master does not let it in.
+    fn not_let_in(&self, ctx: &Context, why: &str) -> Result<Daemon> {
+        let server = Daemon::start(
+            "stranger",
+            &self.binary,
+            &self.args,
+            &ctx.path("stranger.log"),
+        )?;
+        server.wait_log(why, Duration::from_secs(10))?;
+        Ok(server)
+    }
+
+    fn tool(&self) -> Tool {
+        Tool::new(&self.binary).args(&self.args)
+    }
 }

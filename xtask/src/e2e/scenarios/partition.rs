@@ -66,7 +66,7 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
         apply(&lab, kind, primary)?;
         match kind {
             Kind::FromEveryone | Kind::Outbound | Kind::Inbound => {
-                succession(&cluster, &mut client, before.epoch)?
+                succession(&cluster, &mut client, before.epoch, primary)?
             }
             Kind::FromMaster | Kind::Replica => {
                 pause(HARMLESS)?;
@@ -113,10 +113,17 @@ fn apply(lab: &Lab, kind: Kind, primary: usize) -> Result<()> {
     Ok(())
 }
 
-/// Another server serves in time, and acknowledges.
-fn succession(cluster: &Cluster<'_>, client: &mut Client, before: Epoch) -> Result<()> {
+/// Another server serves in time, and acknowledges. The old primary may still be tried: clients reach it, and it does
+/// not know what happened; it only may not answer.
+fn succession(
+    cluster: &Cluster<'_>,
+    client: &mut Client,
+    before: Epoch,
+    cut_off: usize,
+) -> Result<()> {
     cluster.wait_new_epoch(before, SUCCESSION)?;
-    client.wait("connected", Duration::from_secs(10))?;
+    let old = cluster.servers[cut_off].nbd.to_string();
+    while client.wait("connected", Duration::from_secs(15))?.body["address"] == old.as_str() {}
     client.mark("connected")?;
     pause(Duration::from_millis(500))?;
     let window = client.mark("served")?;
