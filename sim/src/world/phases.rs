@@ -44,6 +44,12 @@ impl World {
             Phase::Rest => self.resting(),
             Phase::Over => return,
         }
+        if self.now > self.deadline && self.phase != Phase::SetUp && !self.can_be_led() {
+            *self.counts.notes.entry("waits_for_operator").or_default() += 1;
+            self.judge_history();
+            self.phase = Phase::Over;
+            return;
+        }
         if self.now > self.deadline {
             let state = self.describe();
             let reason = format!("phase {:?} does not end: {state}", self.phase);
@@ -127,13 +133,6 @@ impl World {
     }
 
     fn healing(&mut self) {
-        let waits_for_operator = self.now + SECOND > self.deadline && !self.can_be_led();
-        if waits_for_operator {
-            *self.counts.notes.entry("waits_for_operator").or_default() += 1;
-            self.judge_history();
-            self.phase = Phase::Over;
-            return;
-        }
         if self
             .clients
             .iter()
@@ -156,11 +155,15 @@ impl World {
         }
     }
 
+    /// At `received` memory counts: whether so many members lost theirs that writes may be gone.
+    pub(super) fn memory_may_be_gone(&self) -> bool {
+        let tolerated = self.plan.replicas - (self.plan.replicas / 2 + 1);
+        self.plan.ack == AckPoint::Received && self.memories_lost > tolerated
+    }
+
     /// What clients were told, against the rules.
     fn judge_history(&mut self) {
-        // At `received` memory counts, and so many members lost theirs that writes may be gone.
-        let tolerated = self.plan.replicas - (self.plan.replicas / 2 + 1);
-        if self.plan.ack == AckPoint::Received && self.memories_lost > tolerated {
+        if self.memory_may_be_gone() {
             *self.counts.notes.entry("memory_lost").or_default() += 1;
             return;
         }
