@@ -45,7 +45,9 @@ impl Mutants {
     /// These bugs, and `log` in the log.
     #[must_use]
     pub const fn with_log(self, log: moorline_wal::Mutants) -> Self {
-        Self { log, ..self }
+        let mut mutants = self;
+        mutants.log = log;
+        mutants
     }
 
     /// Whether `mutant` is planted.

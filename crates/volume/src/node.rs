@@ -29,6 +29,7 @@ pub(crate) use self::{
     master::ReportKey,
 };
 use crate::{
+    client::{ClientError, ClientId, ClientReply},
     journal::{Happening, NodeEvent},
     mutants::Mutants,
     replica::{Ctx, Me, OnVolatileLoss, Replica},
@@ -100,6 +101,8 @@ pub struct Node {
     links: Links,
     leases: LeaseRounds,
     master: MasterLink,
+    /// Which volume each client is attached to.
+    attached: BTreeMap<ClientId, VolumeId>,
     /// Volumes that something happened to since the last `submit`.
     touched: BTreeSet<VolumeId>,
     stopping: Stopping,
@@ -132,6 +135,7 @@ impl Node {
             links: Links::default(),
             leases: LeaseRounds::new(now),
             master: MasterLink::default(),
+            attached: BTreeMap::new(),
             touched: BTreeSet::new(),
             stopping: Stopping::No,
         }
@@ -176,13 +180,16 @@ impl Node {
                     out.push(Action::Reply {
                         client: request.client,
                         request: request.request,
-                        reply: crate::client::ClientReply::Failed(
-                            crate::client::ClientError::NotPrimary,
-                        ),
+                        reply: ClientReply::Failed(ClientError::NotPrimary),
                     });
                 }
             }
+            Event::ClientAttached { client, volume } => {
+                self.attached.insert(client, volume);
+                self.master.hurry(now);
+            }
             Event::ClientLeft { client } => {
+                self.attached.remove(&client);
                 // What it held up may go on.
                 self.for_each(now, out, |replica, _| replica.on_client_left(client));
             }

@@ -273,7 +273,14 @@ impl Client {
                     }
                     continue;
                 }
-                HandshakeProgress::Agreed(negotiated) => attach(*negotiated, turn.exports),
+                HandshakeProgress::Agreed(negotiated) => {
+                    let state = attach(*negotiated, turn.exports);
+                    if let State::Attached { volume, .. } = &state {
+                        let (client, volume) = (self.id, *volume);
+                        sink(Event::ClientAttached { client, volume });
+                    }
+                    state
+                }
                 HandshakeProgress::Aborted => State::Leaving { volume: None },
                 HandshakeProgress::Refused(error) => {
                     tracing::info!(client = self.id.get(), %error, "an NBD handshake failed");

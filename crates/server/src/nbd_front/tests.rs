@@ -150,6 +150,10 @@ async fn attached(limits: NbdLimits) -> (Stage, UnixStream) {
     let mut client = stage.visit();
     let (code, _) = stage.while_waiting(go(&mut client, "demo")).await;
     assert_eq!(code, 1, "acknowledged");
+    assert!(matches!(
+        stage.hear(1).await[..],
+        [Event::ClientAttached { .. }]
+    ));
     (stage, client)
 }
 

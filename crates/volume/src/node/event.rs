@@ -140,6 +140,13 @@ pub enum Event {
     MasterSaid(MasterToServer),
     /// A client asked for something.
     Requested(ClientRequest),
+    /// A client's connection is attached to a volume; `ClientLeft` follows some day.
+    ClientAttached {
+        /// Which.
+        client: ClientId,
+        /// Its volume.
+        volume: VolumeId,
+    },
     /// A client's connection ended; what it asked and is not ordered yet is dropped.
     ClientLeft {
         /// Which.

@@ -107,7 +107,8 @@ impl MasterLink {
         self.hurry(now);
     }
 
-    fn hurry(&mut self, now: Instant) {
+    /// The next heartbeat carries a change that the master should not wait for.
+    pub(super) fn hurry(&mut self, now: Instant) {
         self.next = self.next.min(self.last.after(CHANGE_GAP)).max(now);
     }
 }
@@ -215,6 +216,11 @@ impl Node {
         }
     }
 
+    fn clients_of(&self, volume: VolumeId) -> u32 {
+        let attached = self.attached.values().filter(|to| **to == volume).count();
+        u32::try_from(attached).unwrap_or(u32::MAX)
+    }
+
     /// Sends a heartbeat when one is due.
     pub(super) fn heartbeat(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.master.state != LinkState::Up || now < self.master.next {
@@ -227,7 +233,7 @@ impl Node {
         let volumes = self
             .volumes
             .values()
-            .map(|replica| replica.report(&self.me, now))
+            .map(|replica| replica.report(&self.me, now, self.clients_of(replica.volume())))
             .collect();
         let heartbeat = Heartbeat {
             seq: self.master.sequence,

@@ -51,8 +51,8 @@ impl Replica {
         }
     }
 
-    /// Where the replica stands: part of every heartbeat.
-    pub(crate) fn report(&self, me: &Me, now: Instant) -> ReplicaReport {
+    /// Where the replica stands, with so many clients attached: part of every heartbeat.
+    pub(crate) fn report(&self, me: &Me, now: Instant, clients: u32) -> ReplicaReport {
         let frontiers = self.store.frontiers();
         let reign = match &self.role {
             Role::Reign(reign) => Some(&**reign),
@@ -86,7 +86,7 @@ impl Replica {
                 boot: reign.boot,
             }),
             serving: if serves { Serving::Yes } else { Serving::No },
-            clients: 0,
+            clients,
             copies: reign.map(|reign| {
                 // The primary's own, too.
                 u32::try_from(in_sync_count(reign) + 1).unwrap_or(u32::MAX)
