@@ -173,6 +173,9 @@ pub enum CreateStoreError {
         /// Bytes there are.
         have: u64,
     },
+    /// The disk filled up while the store was written.
+    #[error("not enough space: its disk filled up on the way")]
+    DiskFull,
     /// There is a store of this or another volume already.
     #[error("a store lies there already")]
     Occupied,

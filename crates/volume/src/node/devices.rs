@@ -6,7 +6,9 @@ use moorline_blockvol::{
     DeviceContent, Existing, Expect, FormatError, FormatParams, Formatting, Layout, OpenError,
     StoreIdentity, StoreOpening, StoreOptions,
 };
-use moorline_types::{AssignmentLine, ClusterId, DeviceDone, DeviceOp, Instant, StoreId, VolumeId};
+use moorline_types::{
+    AssignmentLine, ClusterId, DeviceDone, DeviceError, DeviceOp, Instant, StoreId, VolumeId,
+};
 use moorline_wire::control::{CreateStoreError, ServerToMaster};
 
 use super::{Action, DeviceCreation, DeviceKey, Node};
@@ -399,6 +401,7 @@ fn create_error(error: &FormatError) -> CreateStoreError {
         FormatError::AlreadyFormatted { .. } | FormatError::LooksFormatted { .. } => {
             CreateStoreError::Occupied
         }
+        FormatError::Device(DeviceError::Full) => CreateStoreError::DiskFull,
         FormatError::Device(_) | FormatError::SuperblockFull => CreateStoreError::DeviceFailed,
     }
 }
