@@ -17,7 +17,7 @@ mod probe;
 mod sync;
 mod uring;
 
-use std::{fmt, os::fd::BorrowedFd};
+use std::{fmt, os::fd::BorrowedFd, time::Duration};
 
 use moorline_types::{DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome};
 
@@ -76,6 +76,8 @@ pub struct Completion {
 pub enum Armed {
     /// It may: the next completion makes the event descriptor readable.
     Quiet,
+    /// It may, but for no longer than this: completions that nobody waits for do not ring.
+    QuietFor(Duration),
     /// It may not: something is ready to be reaped now.
     Ready,
 }

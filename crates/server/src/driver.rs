@@ -355,11 +355,17 @@ impl Driver {
 
     /// Sees to it that whatever comes next wakes the task.
     fn rest(&mut self, now: Instant, cx: &mut Context<'_>) {
-        if !self.events.is_empty()
-            || (self.parts.devices.in_flight() > 0 && self.parts.devices.arm() == Armed::Ready)
-        {
+        let armed = match self.parts.devices.in_flight() {
+            0 => Armed::Quiet,
+            _ => self.parts.devices.arm(),
+        };
+        if !self.events.is_empty() || armed == Armed::Ready {
             cx.waker().wake_by_ref();
         }
+        let look_again = match armed {
+            Armed::QuietFor(wait) => Some(now.after(wait)),
+            Armed::Quiet | Armed::Ready => None,
+        };
         let stop_by = match self.stopping {
             Stopping::Until(deadline) => Some(deadline),
             Stopping::No | Stopping::Over(_) => None,
@@ -367,6 +373,7 @@ impl Driver {
         let next = [
             self.parts.node.next_deadline(),
             self.parts.nbd.next_deadline(),
+            look_again,
             stop_by,
         ];
         // The runtime's clock is another one, and coarser: it alone knows whether it rang.

@@ -54,7 +54,9 @@ impl Bench {
 
     fn op(&mut self, offset: u64, kind: DeviceOpKind) -> Submission {
         self.serial += 1;
-        let id = OpId::new(OpOwner::Extents, self.serial);
+        // Both what is waited for and what is not.
+        let owner = [OpOwner::Log, OpOwner::Extents][usize::from(self.serial.is_multiple_of(2))];
+        let id = OpId::new(owner, self.serial);
         let op = DeviceOp { id, offset, kind };
         Submission { device: TAG, op }
     }
@@ -75,8 +77,12 @@ impl Bench {
         while done.len() < ids.len() {
             assert!(Instant::now() < deadline, "{} of {}", done.len(), ids.len());
             self.set.reap(&mut done);
-            if done.len() < ids.len() && self.set.arm() == Armed::Quiet {
-                self.wait();
+            if done.len() < ids.len() {
+                match self.set.arm() {
+                    Armed::Quiet => self.wait(),
+                    Armed::QuietFor(_) => std::thread::yield_now(),
+                    Armed::Ready => {}
+                }
             }
         }
         assert_eq!(self.set.in_flight(), 0);
