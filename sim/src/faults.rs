@@ -170,7 +170,7 @@ impl Recipe {
                 rollback: dice.percent(40),
             },
             32..=34 => Self::Creep {
-                time: MS * dice.between(1_500, 4_500),
+                time: MS * dice.between(300, 2_600),
             },
             _ => Self::Lag { time: long },
         }

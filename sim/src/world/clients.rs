@@ -86,7 +86,7 @@ impl World {
                 forced: false,
             },
             None if client == 0 => self.draft_own(),
-            None => self.draft_shared(),
+            None => self.draft_shared(client),
         };
         self.issue(client, draft);
     }
@@ -132,7 +132,7 @@ impl World {
         }
     }
 
-    fn draft_shared(&mut self) -> Draft {
+    fn draft_shared(&mut self, client: usize) -> Draft {
         let blocks = self.plan.blocks - crate::plan::OWN_BLOCKS;
         let range = if self.dice.percent(60) {
             HOT_BLOCKS
@@ -148,6 +148,8 @@ impl World {
             sectors = 1 + self.dice.below(sectors - skip);
         }
         let what = match self.dice.below(20) {
+            // One that only reads is never held up by a write: it sees what a stale primary says.
+            _ if client == 1 && self.clients.len() > 2 => What::Read(Vec::new()),
             0 => What::Flush,
             1..=9 => What::Read(Vec::new()),
             _ => What::Write,
@@ -190,7 +192,7 @@ impl World {
         };
         self.tell(host, Event::Requested(request));
         let patience = match self.phase {
-            Phase::Work => SECOND * self.dice.between(1, 8),
+            Phase::Work => MS * self.dice.between(300, 6_000),
             Phase::SetUp | Phase::Healing | Phase::ReadBack | Phase::Rest | Phase::Over => {
                 SECOND * 20
             }

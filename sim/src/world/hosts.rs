@@ -242,17 +242,27 @@ impl World {
         for action in out {
             self.carry_out(index, action);
         }
-        self.watch_cut(index);
+        self.watch_log(index);
         self.schedule_wake(index);
     }
 
-    fn watch_cut(&mut self, index: usize) {
-        let volume = self.volume;
-        let host = &mut self.hosts[index];
-        if let (Some(since), Some(node), Some(volume)) = (host.head_since_cut, &host.node, volume)
-            && let Some(replica) = node.volume(volume)
-        {
-            host.head_since_cut = Some(since.max(replica.store().log().head()));
+    /// What was cut stays cut, what is pinned stays.
+    fn watch_log(&mut self, index: usize) {
+        let (volume, host) = (self.volume, &mut self.hosts[index]);
+        let (Some(node), Some(volume)) = (&host.node, volume) else {
+            return;
+        };
+        let Some(replica) = node.volume(volume) else {
+            return;
+        };
+        let log = replica.store().log();
+        if let Some(since) = host.head_since_cut {
+            host.head_since_cut = Some(since.max(log.head()));
+        }
+        let tail = log.tail();
+        if let Some(pin) = log.pins().into_iter().find(|pin| pin.lsn < tail) {
+            let reason = format!("s{} reclaimed through {tail} past {pin:?}", index + 1);
+            self.broken(Violation::new(Rule::Invariant, reason));
         }
     }
 
