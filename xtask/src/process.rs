@@ -454,19 +454,49 @@ fn fail_ended(name: &str, log: &Path) -> Result<()> {
     )))
 }
 
-/// Runs a step of the gate in the foreground with its output shown, until it ends or we are interrupted.
-pub(crate) fn foreground(command: &mut Command) -> Result<ExitStatus> {
-    let line = format!("{command:?}");
-    let child = command
-        .process_group(0)
-        .spawn()
-        .during(format!("starting {line}"))?;
-    let mut running = Running { child, ended: None };
-    loop {
-        interrupt::check()?;
-        if let Look::There(status) = running.poll()? {
-            return Ok(status);
+/// A step of the gate whose output is shown. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Background {
+    line: String,
+    running: Running,
+}
+
+impl Background {
+    /// Starts it.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let line = format!("{command:?}");
+        let child = command
+            .process_group(0)
+            .spawn()
+            .during(format!("starting {line}"))?;
+        Ok(Self {
+            line,
+            running: Running { child, ended: None },
+        })
+    }
+
+    /// Waits for it to end by itself, for as long as it takes.
+    pub(crate) fn wait(mut self) -> Result<ExitStatus> {
+        loop {
+            interrupt::check()?;
+            if let Look::There(status) = self.running.poll()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
-        std::thread::sleep(Duration::from_millis(20));
+    }
+
+    /// The same; anything but success is a failure.
+    pub(crate) fn finish(self) -> Result<()> {
+        let command = self.line.clone();
+        let status = self.wait()?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(Failure::Command {
+            command,
+            status,
+            output: String::new(),
+        })
     }
 }

@@ -10,6 +10,7 @@ use rustix::process::geteuid;
 
 use crate::error::{During, Failure, Result, ensure};
 use crate::interrupt;
+use crate::process::Background;
 use crate::workspace::{cargo, line_of, root, run, target_dir};
 
 /// Arguments for another program.
@@ -32,6 +33,11 @@ pub(crate) struct FuzzCommand {
 
 /// Loom tests: the crate, and the module that holds its models.
 const LOOM: &[(&str, &str)] = &[("moorline-wal", "pin::tests::models")];
+
+/// Seeds of the simulator in the gate: some two minutes on two cores.
+const GATE_SEEDS: u64 = 5_000;
+/// The planted bug that shows in every gate that the simulator still finds bugs.
+const CANARY: &str = "ack_before_flush";
 
 /// Every test of the workspace: (passed, failed). The fuzz bodies run among them, on corpus and generated inputs.
 /// With all features: planted bugs are off unless a test plants one, and the rig's own tests need root as ours do.
@@ -75,24 +81,47 @@ pub(crate) fn model_gate() -> Result<()> {
     run(&mut package_run("moorline-model", &["--world", "ci"]))
 }
 
-/// A budget of simulator seeds.
+/// A budget of simulator seeds, one process for each core.
 pub(crate) fn sim_gate() -> Result<()> {
-    run(&mut package_run("moorline-sim", &["--seeds", "500"]))
+    run(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--profile",
+        "sim",
+        "--locked",
+        "-p",
+        "moorline-sim",
+    ]))?;
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let mut shards = Vec::new();
+    for shard in 0..cores {
+        let seeds = format!(
+            "{}..{}",
+            GATE_SEEDS * shard / cores,
+            GATE_SEEDS * (shard + 1) / cores
+        );
+        println!("$ moorline-sim run --seeds {seeds}");
+        let binary = target_dir().join("sim/moorline-sim");
+        shards.push(Background::start(
+            Command::new(binary).args(["run", "--seeds", &seeds]),
+        )?);
+    }
+    shards.into_iter().try_for_each(Background::finish)
 }
 
 /// One planted bug, which the simulator must find.
 pub(crate) fn canary_gate() -> Result<()> {
-    run(&mut mutant_run(&["--mutant", "canary"]))
+    run(&mut simulator(&["mutants", "--only", CANARY]))
 }
 
 /// `cargo xtask sim`.
 pub(crate) fn sim(arguments: &Forwarded) -> Result<()> {
-    run(package_run("moorline-sim", &[]).args(&arguments.arguments))
+    run(simulator(&["run"]).args(&arguments.arguments))
 }
 
 /// `cargo xtask mutants`.
 pub(crate) fn mutants(arguments: &Forwarded) -> Result<()> {
-    run(mutant_run(&[]).args(&arguments.arguments))
+    run(simulator(&["mutants"]).args(&arguments.arguments))
 }
 
 /// `cargo xtask model`.
@@ -153,12 +182,19 @@ fn package_run(package: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// The simulator with the planted bugs compiled in, built apart from the clean one.
-fn mutant_run(arguments: &[&str]) -> Command {
-    let mut command = package_run("moorline-sim", arguments);
-    command
-        .env("RUSTFLAGS", "--cfg mutants")
-        .env("CARGO_TARGET_DIR", target_dir().join("mutants"));
+/// The simulator under its own profile: optimised, with assertions and unwinding, since a panic is a finding.
+fn simulator(arguments: &[&str]) -> Command {
+    let mut command = cargo(&[
+        "run",
+        "--quiet",
+        "--profile",
+        "sim",
+        "--locked",
+        "-p",
+        "moorline-sim",
+        "--",
+    ]);
+    command.args(arguments);
     command
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Failure, Result};
-use crate::process::foreground;
+use crate::process::Background;
 
 /// The root of the checkout.
 pub(crate) fn root() -> &'static Path {
@@ -36,7 +36,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let line = line_of(command);
     eprintln!("$ {line}");
-    let status = foreground(command)?;
+    let status = Background::start(command)?.wait()?;
     if status.success() {
         return Ok(());
     }
