@@ -11,7 +11,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `dev/home.rs` | [`home::Home`]: the directory, its lock, key and ports |
+//! | `dev/home.rs` | `Home`: the directory, its lock, key and ports |
 //! | `dev/child.rs` | one process: started, watched, restarted, stopped |
 //! | `dev/fleet.rs` | all of them, in the right order |
 //! | `dev/observer.rs` | the thread that makes the volume and looks at the status |
