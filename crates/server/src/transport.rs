@@ -273,3 +273,6 @@ pub(crate) async fn bind(
         }
     })
 }
+
+#[cfg(test)]
+mod tests;
