@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use moorline_blockvol::{
@@ -34,6 +35,11 @@ const IDENTITY: &str = "server.json";
 const LOCK: &str = "server.lock";
 const STORES: &str = "stores";
 const EXTENSION: &str = "store";
+
+/// How long a store may stay locked by a process that is gone. Under load the last operations of a ring take
+/// seconds; a disk that takes longer is one that the server would give up anyway.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a server's directory or device cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +187,7 @@ impl Stores {
         };
         let mut found = Vec::new();
         for path in paths {
-            let file = open_store(&path, CreateFile::Existing)?;
+            let file = open_patiently(&path)?;
             let bytes = file.bytes();
             let device = self.adopt(file, devices);
             if matches!(self.location, StoreLocation::Device(_)) {
@@ -286,6 +292,20 @@ impl Stores {
                 }
             },
         );
+    }
+}
+
+/// Opens a store that may still be locked by the ring of a process that was killed: the kernel lets go of it when
+/// what the ring had in flight is done, which is after the process is gone.
+fn open_patiently(path: &Path) -> Result<StoreFile, OpenDeviceError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match open_store(path, CreateFile::Existing) {
+            Err(OpenDeviceError::AlreadyLocked { .. }) if Instant::now() < until => {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            outcome => return outcome,
+        }
     }
 }
 
