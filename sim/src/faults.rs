@@ -127,6 +127,12 @@ pub enum Recipe {
         /// An old copy of its own store instead of an empty one.
         rollback: bool,
     },
+    /// A follower with a stalling disk loses its connection again and again while clients hurry:
+    /// its catch-up needs records that the primary would like to reclaim.
+    Race {
+        /// How long each of the follower's disk operations takes, in nanoseconds.
+        stall: u64,
+    },
     /// A follower lags behind a slow connection while the log wraps.
     Lag {
         /// For how long, in nanoseconds.
@@ -140,7 +146,7 @@ impl Recipe {
         let short = MS * dice.between(5, 400);
         let long = MS * dice.between(1_500, 7_000);
         let time = if dice.percent(40) { short } else { long };
-        let limit = if replicas == 3 { 37 } else { 24 };
+        let limit = if replicas == 3 { 39 } else { 24 };
         match dice.below(limit) {
             0..=2 => Self::Kill { aim, down: time },
             3..=5 => Self::PowerCut { aim, down: time },
@@ -172,6 +178,9 @@ impl Recipe {
             32..=34 => Self::Creep {
                 time: MS * dice.between(300, 2_600),
             },
+            35 | 36 => Self::Race {
+                stall: MS * dice.between(30, 300),
+            },
             _ => Self::Lag { time: long },
         }
     }
@@ -196,6 +205,7 @@ impl Recipe {
                 rollback: false, ..
             } => "wipe",
             Self::WipeWhileLagging { rollback: true, .. } => "rollback",
+            Self::Race { .. } => "race",
             Self::Lag { .. } => "lag",
         }
     }
@@ -215,9 +225,18 @@ pub(crate) enum Act {
     MasterKill,
     MasterStart,
     Slow(usize, u64),
+    Stall(usize, u64),
+    Hurry(Pace),
     Wipe(usize),
     Snapshot(usize),
     Rollback(usize),
+}
+
+/// How fast clients go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pace {
+    AsPlanned,
+    Hurried,
 }
 
 /// Who is who at the moment at which a recipe begins.
@@ -316,6 +335,17 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
             acts
         }
         Recipe::WipeWhileLagging { time, rollback } => wipe(cast, (time, rollback), dice),
+        Recipe::Race { stall } => {
+            let Some(s) = cast.followers.first().copied() else {
+                return Vec::new();
+            };
+            let (a, b) = (Party::Server(cast.primary), Party::Server(s));
+            let mut acts = vec![(0, Act::Hurry(Pace::Hurried)), (0, Act::Stall(s, stall))];
+            acts.extend((0..4).map(|turn| (turn * 600 * MS, Act::Break(a, b))));
+            acts.push((2_500 * MS, Act::Hurry(Pace::AsPlanned)));
+            acts.push((2_500 * MS, Act::Stall(s, 0)));
+            acts
+        }
         Recipe::Lag { time } => match cast.followers.first() {
             Some(s) => cut_off(*s, &[Party::Server(cast.primary)], (0, time), dice),
             None => Vec::new(),

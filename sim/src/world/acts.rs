@@ -11,7 +11,7 @@ use moorline_types::{BlockCount, OpenCount, StoreId};
 use super::{Happens, World, phases::Phase};
 use crate::{
     disk::SimDisk,
-    faults::{self, Act, Cast, ROT_BYTES, Recipe},
+    faults::{self, Act, Cast, Pace, ROT_BYTES, Recipe},
     network::Party,
     plan::SECOND,
 };
@@ -76,6 +76,8 @@ impl World {
             Act::MasterKill => self.end_master(),
             Act::MasterStart => self.start_master(),
             Act::Slow(s, factor) => self.hosts[s].slow = factor,
+            Act::Stall(s, time) => self.hosts[s].stall = time,
+            Act::Hurry(pace) => self.pace = pace,
             Act::Wipe(s) => self.wipe(s),
             Act::Snapshot(s) => {
                 let host = &mut self.hosts[s];
@@ -195,11 +197,13 @@ impl World {
     pub(super) fn heal(&mut self) {
         self.line(|| "all is healed".into());
         self.healed_at = self.now;
+        self.pace = Pace::AsPlanned;
         self.network.unblock_all();
         self.release_held();
         for index in 0..self.hosts.len() {
             let host = &mut self.hosts[index];
             host.slow = 1;
+            host.stall = 0;
             host.paused_until = host.paused_until.min(self.now);
             self.start_host(index);
             let life = self.hosts[index].life;

@@ -13,6 +13,7 @@ use super::{Happens, World, phases::Phase};
 use crate::{
     checkers::{Rule, Violation, copies, reigns::Boot},
     content::{self, Content, Mark, OpNo, SECTOR},
+    faults::Pace,
     history::{Op, Outcome, What},
     plan::{MS, SECOND},
 };
@@ -62,7 +63,8 @@ impl World {
 
     fn next_turn(&mut self, client: usize) {
         let think = 1_000 * self.plan.think_us_max.max(1);
-        let think = match self.dice.percent(30) {
+        let hurried = self.pace == Pace::Hurried;
+        let think = match hurried || self.dice.percent(30) {
             true => self.dice.between(1_000, 200_000),
             false => self.dice.below(think) + 1_000,
         };

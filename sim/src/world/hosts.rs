@@ -47,6 +47,8 @@ pub(super) struct Host {
     /// The epoch that it serves, as it said.
     pub(super) serving: Option<Epoch>,
     pub(super) slow: u64,
+    /// What each disk operation takes longer, in nanoseconds.
+    pub(super) stall: u64,
     /// Its store was replaced: it has no vote, and what its disk holds counts for nothing.
     pub(super) replaced: bool,
     /// The highest head since its log was last cut: what was cut must not come back.
@@ -80,6 +82,7 @@ impl Host {
             export: None,
             serving: None,
             slow: 1,
+            stall: 0,
             replaced: false,
             head_since_cut: None,
             spared: false,
@@ -418,12 +421,12 @@ impl World {
         };
         let stall = if self.dice.percent(1) { 20 } else { 1 };
         let host = &mut self.hosts[index];
-        let (life, slow) = (host.life, host.slow);
+        let (life, slow, hold) = (host.life, host.slow, host.stall);
         let Some(disk) = host.disks.get_mut(&device) else {
             return;
         };
         let token = disk.submit(op);
-        let delay = self.dice.between(base / 2, base * 2) * stall * slow;
+        let delay = self.dice.between(base / 2, base * 2) * stall * slow + hold;
         // A real disk that takes this long is reported overdue; here slow stays below that.
         let delay = delay.min(MS * 2_000);
         self.after(
