@@ -32,6 +32,13 @@ impl Mutants {
         bits: 0,
     };
 
+    /// The log acknowledges what it wrote and has not flushed.
+    #[cfg(feature = "mutants")]
+    pub const ACK_BEFORE_FLUSH: Self = Self {
+        log: moorline_wal::Mutants::NONE.with(moorline_wal::Mutant::AckBeforeFlush),
+        ..Self::NONE
+    };
+
     /// These bugs and `mutant`.
     #[cfg(feature = "mutants")]
     #[must_use]

@@ -220,6 +220,11 @@ fn node_config(
         OnVolatileLoss::Stop => NodeOnVolatileLoss::Stop,
         OnVolatileLoss::Continue => NodeOnVolatileLoss::Continue,
     };
+    #[cfg(feature = "mutants")]
+    if std::env::var_os("MOORLINE_ACK_BEFORE_FLUSH").is_some() {
+        tracing::warn!("PLANTED BUG: acknowledging before the flush");
+        node.store_mutants = moorline_blockvol::Mutants::ACK_BEFORE_FLUSH;
+    }
     node
 }
 

@@ -130,7 +130,13 @@ impl<'a> Cluster<'a> {
                 .iter()
                 .map(|(name, value)| OsString::from(format!("{name}={value}"))),
         );
-        line.push(self.ctx.binary().into());
+        line.push(
+            self.spec
+                .binary
+                .as_deref()
+                .unwrap_or(self.ctx.binary())
+                .into(),
+        );
         line.extend(args);
         if let Some(key) = &self.spec.key {
             line.extend(["--cluster-key".into(), key.into()]);

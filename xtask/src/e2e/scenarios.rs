@@ -108,6 +108,12 @@ pub(super) const ALL: &[Scenario] = &[
         run: power_cut::run,
     },
     Scenario {
+        name: "power-cut-planted",
+        about: "the same with servers that acknowledge before they flush: it must be noticed",
+        needs: Needs::Root,
+        run: power_cut::planted,
+    },
+    Scenario {
         name: "partition",
         about: "primaries and replicas are cut off, both ways and one way: one primary, no acknowledged write lost",
         needs: Needs::Root,

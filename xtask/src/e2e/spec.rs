@@ -24,6 +24,8 @@ pub(crate) struct Spec {
     pub(crate) size: &'static str,
     /// The volume's policy.
     pub(crate) policy: &'static str,
+    /// The binary, where it is not the one under test.
+    pub(crate) binary: Option<PathBuf>,
     /// Environment for the servers.
     pub(crate) env: Vec<(&'static str, String)>,
     /// The machines to run on; without them everything shares the loopback.
@@ -52,6 +54,7 @@ impl Spec {
             places,
             size: "512MiB",
             policy: "sync_quorum",
+            binary: None,
             env: Vec::new(),
             lab: None,
             key: None,

@@ -7,8 +7,9 @@ use crate::e2e::cluster::{Cluster, SETTLE};
 use crate::e2e::context::Context;
 use crate::e2e::rig::Rig;
 use crate::e2e::spec::{Place, Spec};
-use crate::error::Result;
+use crate::error::{Failure, Result, ensure};
 use crate::interrupt::pause;
+use crate::workspace::{cargo, target_dir};
 
 /// What becomes of unsynced sectors, in turn. `tear` decides for each piece of each write.
 const MODES: &[&str] = &["tear", "drop", "sectors"];
@@ -19,42 +20,106 @@ const DISK: &str = "1GiB";
 pub(super) fn run(ctx: &Context) -> Result<()> {
     let rounds = ctx.rounds(20, 200);
     let rig = Rig::start(ctx, 3, DISK)?;
-    let places = (0..3).map(|n| Place::Device(rig.device(n))).collect();
-    let spec = Spec {
-        size: "256MiB",
-        ..Spec::on(places)
-    };
-    let mut cluster = Cluster::with_volume(ctx, spec)?;
-    let mut client = Client::workload(
-        ctx,
-        &cluster,
-        &["--blocks", "8192", "--connections", "2", "--depth", "16"],
-    )?;
+    let mut cluster = Cluster::with_volume(ctx, spec(&rig))?;
+    let mut client = workload(ctx, &cluster)?;
     for (round, mode) in (1..=rounds).zip(MODES.iter().cycle()) {
-        pause(Duration::from_millis(800))?;
-        let before = cluster.status()?;
-        let cut = rig.cut(mode)?;
-        cluster.kill_all();
-        rig.power_on()?;
-        for at in 0..cluster.servers.len() {
-            cluster.start_server(at)?;
-        }
-        let after = cluster.wait_new_epoch(before.epoch, SETTLE)?;
-        client.wait("connected", SETTLE)?;
-        let window = client.mark("round")?;
-        ctx.step(format!(
-            "round {round} ({mode}): {} unsynced writes lost or torn; epoch {} then {}; {} writes acknowledged",
-            lost(&cut),
-            before.epoch,
-            after.epoch,
-            window.ok
-        ));
-        cluster.wait_whole()?;
+        cut_once(ctx, &rig, &mut cluster, &mut client, (round, mode))?;
     }
     client.finish(ctx)?;
     cluster.wait_whole()?;
     cluster.check_alive()?;
     cluster.equal_digests().map(|_digest| ())
+}
+
+/// The same with the bug *acknowledge before flush* planted in every server: it must be noticed.
+pub(super) fn planted(ctx: &Context) -> Result<()> {
+    // The simulator's profile: its build has the libraries with the bugs in them already.
+    let build = [
+        "build",
+        "--quiet",
+        "--profile",
+        "sim",
+        "--locked",
+        "-p",
+        "moorline-server",
+        "--features",
+        "mutants",
+    ];
+    crate::workspace::run(&mut cargo(&build))?;
+    let rig = Rig::start(ctx, 3, DISK)?;
+    let spec = Spec {
+        binary: Some(target_dir().join("sim/moorline")),
+        env: vec![("MOORLINE_ACK_BEFORE_FLUSH", "1".to_owned())],
+        ..spec(&rig)
+    };
+    let mut cluster = Cluster::with_volume(ctx, spec)?;
+    for at in 0..cluster.servers.len() {
+        cluster.wait_log(at, "PLANTED BUG", Duration::from_secs(1))?;
+    }
+    let mut client = workload(ctx, &cluster)?;
+    for round in 1..=ctx.rounds(20, 20) {
+        // What was not flushed is dropped: nothing is in doubt.
+        match cut_once(ctx, &rig, &mut cluster, &mut client, (round, "drop")) {
+            Ok(()) => {}
+            Err(Failure::Interrupted) => return Err(Failure::Interrupted),
+            Err(noticed) => {
+                ctx.step(format!("noticed: {noticed}"));
+                return Ok(());
+            }
+        }
+    }
+    let verdict = client.verdict()?;
+    ensure!(
+        verdict["violation_count"] != 0,
+        "acknowledging before the flush went unnoticed: {verdict}"
+    );
+    ctx.step(format!("noticed: {}", verdict["violations"][0]));
+    Ok(())
+}
+
+fn spec(rig: &Rig) -> Spec {
+    let places = (0..3).map(|n| Place::Device(rig.device(n))).collect();
+    Spec {
+        size: "256MiB",
+        ..Spec::on(places)
+    }
+}
+
+fn workload(ctx: &Context, cluster: &Cluster<'_>) -> Result<Client> {
+    Client::workload(
+        ctx,
+        cluster,
+        &["--blocks", "8192", "--connections", "2", "--depth", "16"],
+    )
+}
+
+/// One cut under load, and the way back to a whole volume.
+fn cut_once(
+    ctx: &Context,
+    rig: &Rig,
+    cluster: &mut Cluster<'_>,
+    client: &mut Client,
+    (round, mode): (u32, &str),
+) -> Result<()> {
+    pause(Duration::from_millis(800))?;
+    let before = cluster.status()?;
+    let cut = rig.cut(mode)?;
+    cluster.kill_all();
+    rig.power_on()?;
+    for at in 0..cluster.servers.len() {
+        cluster.start_server(at)?;
+    }
+    let after = cluster.wait_new_epoch(before.epoch, SETTLE)?;
+    client.wait("connected", SETTLE)?;
+    let window = client.mark("round")?;
+    ctx.step(format!(
+        "round {round} ({mode}): {} unsynced writes lost or torn; epoch {} then {}; {} writes acknowledged",
+        lost(&cut),
+        before.epoch,
+        after.epoch,
+        window.ok
+    ));
+    cluster.wait_whole().map(|_status| ())
 }
 
 /// How many writes the cut did not leave whole, over all disks.
