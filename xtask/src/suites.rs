@@ -35,7 +35,7 @@ pub(crate) struct FuzzCommand {
 const LOOM: &[(&str, &str)] = &[("moorline-wal", "pin::tests::models")];
 
 /// Seeds of the simulator in the gate: some two minutes on two cores.
-const GATE_SEEDS: u64 = 5_000;
+const GATE_SEEDS: u64 = 3_000;
 /// The planted bug that shows in every gate that the simulator still finds bugs.
 const CANARY: &str = "ack_before_flush";
 
