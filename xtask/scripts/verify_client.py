@@ -307,6 +307,9 @@ class Client:
         poller = select.poll()
         by_fd = {}
         for handle in self.connections:
+            # One may have died while requests were submitted.
+            if handle.aio_is_dead() or handle.aio_is_closed():
+                return False
             direction = handle.aio_get_direction()
             events = (select.POLLIN if direction & 1 else 0) | (select.POLLOUT if direction & 2 else 0)
             fd = handle.aio_get_fd()
