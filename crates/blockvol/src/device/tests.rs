@@ -158,6 +158,42 @@ fn more_operations_than_the_ring_holds_all_complete() {
     }
 }
 
+/// A kernel that is interrupted between adding work and raising its flag leaves the flag up for
+/// nothing. Busy processors make that common; a thread that waited for the flag to fall would never
+/// come back, and this test would not end.
+#[test]
+fn a_flag_that_the_kernel_left_up_holds_nobody() {
+    let batches_by = |thread: u64, until: Instant| {
+        let mut bench = Bench::all().swap_remove(0);
+        let mut batches = 0_u64;
+        while Instant::now() < until {
+            let ops = (0..=batches % 7)
+                .map(|op| {
+                    let offset = (thread * 31 + batches * 13 + op) % 4_000 * BLOCK_SIZE as u64;
+                    let kind = if batches.is_multiple_of(3) {
+                        DeviceOpKind::Read(bench.pool.dirty(1))
+                    } else {
+                        DeviceOpKind::Write(vec![bench.pages(1, 3)], WriteMode::Cached)
+                    };
+                    bench.op(offset, kind)
+                })
+                .collect();
+            assert!(bench.run(ops).iter().all(Result::is_ok));
+            batches += 1;
+        }
+        batches
+    };
+    let until = Instant::now() + Duration::from_secs(6);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6)
+            .map(|thread| scope.spawn(move || batches_by(thread, until)))
+            .collect();
+        for thread in threads {
+            assert!(thread.join().unwrap() > 0);
+        }
+    });
+}
+
 #[test]
 fn a_write_of_more_pieces_than_the_kernel_takes_at_once_is_whole() {
     for mut bench in Bench::all() {

@@ -148,10 +148,15 @@ impl Ring {
     }
 
     /// Hands over what is queued and lets the kernel post what it has put off.
+    ///
+    /// The flag that says "put off" is looked at once and not waited for. The kernel adds the work
+    /// first and raises the flag after, on another processor perhaps; where this thread has run the
+    /// work in between, the flag stays up with nothing behind it, until the next work is done.
     pub(super) fn enter(&mut self) {
-        while self.has_unsubmitted() || self.ring.submission().taskrun() {
+        let mut is_due = self.has_unsubmitted() || self.ring.submission().taskrun();
+        while is_due {
             match self.ring.submit() {
-                Ok(_) => {}
+                Ok(_) => is_due = self.has_unsubmitted(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // The kernel is short of something. What is queued stays queued, and `arm` has the
                 // driver come back; the store's own deadline judges a device that stays so.
@@ -208,11 +213,13 @@ impl Ring {
     pub(super) fn arm(&mut self) -> bool {
         self.ring.completion().enable_eventfd();
         // Pairs with the kernel's barrier between posting and looking at the switch: either it sees
-        // the switch on, or what it posted is seen here.
+        // the switch on, or what it posted is seen here. The same holds for what it put off: the
+        // flag is raised before the switch is looked at.
         fence(Ordering::SeqCst);
-        !self.ring.completion().is_empty()
-            || self.ring.submission().taskrun()
-            || self.has_unsubmitted()
+        if self.ring.submission().taskrun() {
+            self.enter();
+        }
+        !self.ring.completion().is_empty() || self.has_unsubmitted()
     }
 
     /// Waits for what is in the ring; false if it does not come.
