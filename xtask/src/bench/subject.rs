@@ -80,7 +80,7 @@ impl<'a> Subject<'a> {
         };
         let cluster = Cluster::start_named(ctx, spec, master)?;
         cluster.create_volume()?;
-        cluster.wait_whole()?;
+        cluster.wait_level()?;
         Ok(Self::Volume {
             name,
             cluster: Box::new(cluster),
@@ -128,7 +128,7 @@ impl<'a> Subject<'a> {
                     }
                     *stopped = Stopped::No;
                 }
-                cluster.wait_whole().map(|_status| ())
+                cluster.wait_level().map(|_status| ())
             }
         }
     }

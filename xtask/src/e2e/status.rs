@@ -125,14 +125,17 @@ impl VolumeStatus {
         self.primary.is_some() && self.serving
     }
 
-    /// Whether all `count` replicas are in sync, serve under one primary, and lag behind nothing.
+    /// Whether all `count` replicas are in sync, under a primary that serves.
     pub(crate) fn is_whole(&self, count: usize) -> bool {
         self.serves()
             && self.in_sync.len() == count
-            && self
-                .replicas
-                .iter()
-                .all(|replica| replica.is_in_sync() && replica.lag.is_none_or(|lag| lag == 0))
+            && self.replicas.iter().all(ReplicaStatus::is_in_sync)
+    }
+
+    /// Whether it is whole and every replica has every record, as it comes to be without load.
+    pub(crate) fn is_level(&self, count: usize) -> bool {
+        let has_all = |replica: &ReplicaStatus| replica.lag.is_none_or(|lag| lag == 0);
+        self.is_whole(count) && self.replicas.iter().all(has_all)
     }
 }
 
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_is_whole_when_every_seat_is_in_sync_and_caught_up() {
+    fn a_volume_is_whole_when_every_seat_is_in_sync_and_level_when_none_lags() {
         let text = r#"{"name":"demo","size":1,"policy":"sync_quorum","ack":"flushed","epoch":2,"config_version":1,
             "primary":"s1","serving":true,"in_sync_set":["demo/s1","demo/s2"],"committed_lsn":9,"replicas":[
             {"server_id":"s1","state":"primary","flushed_lsn":9,"lag_records":0},
@@ -211,6 +214,10 @@ mod tests {
         let status = VolumeStatus::parse(text).unwrap();
         assert!(status.is_whole(2));
         assert!(!status.is_whole(3));
+        assert!(status.is_level(2));
+        let lagging = text.replace(r#""lag_records":0}]"#, r#""lag_records":7}]"#);
+        let status = VolumeStatus::parse(&lagging).unwrap();
+        assert!(status.is_whole(2) && !status.is_level(2));
         assert_eq!(status.committed, Some(9));
     }
 

@@ -48,7 +48,7 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
     for at in 0..cluster.servers.len() {
         cluster.start_server(at)?;
     }
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     let uri = cluster.uri()?;
     Tool::new("nbdcopy").arg(&uri).arg(&back).succeed()?;
     Tool::new("cmp").arg(&data).arg(&back).succeed()?;

@@ -23,7 +23,7 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
     configuration(ctx, &cluster)?;
     exports(ctx, &cluster)?;
     cluster.check_alive()?;
-    let after = cluster.wait_whole()?;
+    let after = cluster.wait_level()?;
     ensure!(
         before.epoch == after.epoch,
         "bad input made a new epoch: {}",
@@ -256,5 +256,5 @@ fn degraded(ctx: &Context, cluster: &mut Cluster<'_>) -> Result<()> {
     )?;
     ctx.step("with a server down, status exits with 4");
     cluster.start_server(replica)?;
-    cluster.wait_whole().map(|_status| ())
+    cluster.wait_level().map(|_status| ())
 }

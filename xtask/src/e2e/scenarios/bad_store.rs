@@ -42,7 +42,7 @@ fn superblocks(ctx: &Context) -> Result<()> {
         cluster.kill_server(1);
         damage(&store, &[at])?;
         cluster.start_server(1)?;
-        cluster.wait_whole()?;
+        cluster.wait_level()?;
         // Only a repaired copy can stand in for the other one in the next round.
         ctx.step(format!(
             "superblock {n} unreadable: repaired, in sync again"

@@ -36,7 +36,7 @@ pub(super) fn image(ctx: &Context) -> Result<()> {
         .within(COPY_LIMIT)
         .succeed()?;
     ctx.step("qemu-img compare agrees");
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.check_alive()?;
     cluster.equal_digests().map(|_digest| ())
 }
@@ -45,7 +45,7 @@ pub(super) fn image(ctx: &Context) -> Result<()> {
 pub(super) fn filesystem(ctx: &Context) -> Result<()> {
     let mut cluster = Cluster::with_volume(ctx, Spec::dirs(ctx, 3))?;
     file_system_on(ctx, &cluster.uri()?)?;
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.check_alive()?;
     cluster.equal_digests().map(|_digest| ())
 }

@@ -63,7 +63,7 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
     ctx.step(format!("{} commands by qemu-io", COMMANDS.len()));
     allocation(&uri)?;
     ctx.step("base:allocation covers the volume");
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.check_alive()?;
     cluster.equal_digests().map(|_digest| ())
 }

@@ -89,7 +89,7 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
         ));
     }
     client.finish(ctx)?;
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.check_alive()?;
     cluster.equal_digests().map(|_digest| ())
 }

@@ -61,7 +61,7 @@ pub(super) fn replica(ctx: &Context) -> Result<()> {
         );
     }
     client.finish(ctx)?;
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.equal_digests().map(|_digest| ())
 }
 
@@ -120,6 +120,6 @@ pub(super) fn primary(ctx: &Context) -> Result<()> {
         cluster.wait_whole()?;
     }
     client.finish(ctx)?;
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.equal_digests().map(|_digest| ())
 }

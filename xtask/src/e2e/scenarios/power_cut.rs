@@ -26,7 +26,7 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
         cut_once(ctx, &rig, &mut cluster, &mut client, (round, mode))?;
     }
     client.finish(ctx)?;
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.check_alive()?;
     cluster.equal_digests().map(|_digest| ())
 }

@@ -50,7 +50,7 @@ pub(super) fn killed(ctx: &Context) -> Result<()> {
         log_of(&fio)
     );
     ctx.step("fio wrote and verified without an error");
-    cluster.wait_whole()?;
+    cluster.wait_level()?;
     cluster.check_alive()?;
     cluster.equal_digests().map(|_digest| ())
 }
