@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::e2e::client::Client;
-use crate::e2e::cluster::{Cluster, SETTLE};
+use crate::e2e::cluster::{Cluster, SETTLE, VOLUME};
 use crate::e2e::context::Context;
 use crate::e2e::rig::Rig;
 use crate::e2e::spec::{Place, Spec};
@@ -16,6 +16,9 @@ const MODES: &[&str] = &["tear", "drop", "sectors"];
 /// Room for the volume, its log and their metadata.
 const DISK: &str = "1GiB";
 
+/// How long servers with the planted bug may take to serve again, where ours take four seconds.
+const PLANTED_LIMIT: Duration = Duration::from_secs(15);
+
 /// Cuts, restarts, and in the end demands every acknowledged write.
 pub(super) fn run(ctx: &Context) -> Result<()> {
     let rounds = ctx.rounds(20, 200);
@@ -23,7 +26,7 @@ pub(super) fn run(ctx: &Context) -> Result<()> {
     let mut cluster = Cluster::with_volume(ctx, spec(&rig))?;
     let mut client = workload(ctx, &cluster)?;
     for (round, mode) in (1..=rounds).zip(MODES.iter().cycle()) {
-        cut_once(ctx, &rig, &mut cluster, &mut client, (round, mode))?;
+        cut_once(ctx, &rig, &mut cluster, &mut client, (round, mode, SETTLE))?;
     }
     client.finish(ctx)?;
     cluster.wait_level()?;
@@ -59,11 +62,22 @@ pub(super) fn planted(ctx: &Context) -> Result<()> {
     let mut client = workload(ctx, &cluster)?;
     for round in 1..=ctx.rounds(20, 20) {
         // What was not flushed is dropped: nothing is in doubt.
-        match cut_once(ctx, &rig, &mut cluster, &mut client, (round, "drop")) {
+        let cut = (round, "drop", PLANTED_LIMIT);
+        match cut_once(ctx, &rig, &mut cluster, &mut client, cut) {
             Ok(()) => {}
             Err(Failure::Interrupted) => return Err(Failure::Interrupted),
-            Err(noticed) => {
-                ctx.step(format!("noticed: {noticed}"));
+            Err(violated) if violated.to_string().contains("violation") => {
+                ctx.step(format!("noticed: {violated}"));
+                return Ok(());
+            }
+            // Nobody may lead without a record that is known to be committed.
+            Err(stopped) => {
+                let events = cluster.command(["events", VOLUME, "--json"]).run()?;
+                ensure!(
+                    events.stdout.contains("committed_data_missing"),
+                    "stopped for another reason than missing data: {stopped}"
+                );
+                ctx.step("noticed: no candidate has all that is known to be committed");
                 return Ok(());
             }
         }
@@ -99,7 +113,7 @@ fn cut_once(
     rig: &Rig,
     cluster: &mut Cluster<'_>,
     client: &mut Client,
-    (round, mode): (u32, &str),
+    (round, mode, limit): (u32, &str, Duration),
 ) -> Result<()> {
     pause(Duration::from_millis(800))?;
     let before = cluster.status()?;
@@ -109,7 +123,7 @@ fn cut_once(
     for at in 0..cluster.servers.len() {
         cluster.start_server(at)?;
     }
-    let after = cluster.wait_new_epoch(before.epoch, SETTLE)?;
+    let after = cluster.wait_new_epoch(before.epoch, limit)?;
     client.wait("connected", SETTLE)?;
     let window = client.mark("round")?;
     ctx.step(format!(
