@@ -1,9 +1,10 @@
 //! Each machine's clock: an offset and a rate of its own.
 
 use moorline_types::Instant;
+use serde::{Deserialize, Serialize};
 
 /// How a machine's clock relates to the world's nanoseconds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Clock {
     offset_ns: u64,
     /// Nanoseconds of this clock in a million of the world's.

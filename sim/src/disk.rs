@@ -2,7 +2,10 @@
 //!
 //! A write becomes visible when it completes, and durable when it was a durable one or when a flush
 //! that was submitted after its completion completes. A power cut decides for every 512 bytes of
-//! everything else whether the old or the new bytes, or neither, are found afterwards.
+//! everything else whether the old or the new bytes, or neither, are found afterwards. What else a
+//! disk may do wrong is in `disk/flaws.rs`.
+
+pub(crate) mod flaws;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,6 +18,7 @@ use moorline_types::{
     BLOCK_SIZE, DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome, Payload, WriteMode,
 };
 
+use self::flaws::{Flaws, Stray};
 use crate::{
     content::{self, OpNo, SECTOR},
     dice::Dice,
@@ -37,7 +41,7 @@ enum Fate {
 
 /// Which requests' sectors were ever durable on a disk.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct EverDurable(Vec<u64>);
+pub(crate) struct EverDurable(Vec<u128>);
 
 impl EverDurable {
     fn note(&mut self, page: &[u8]) {
@@ -46,7 +50,7 @@ impl EverDurable {
                 continue;
             };
             let (op, bit) = (mark.op.0 as usize, mark.sector.wrapping_sub(mark.first));
-            if bit >= 64 || op > 1 << 24 {
+            if bit >= u64::from(u128::BITS) || op > 1 << 24 {
                 continue;
             }
             if self.0.len() <= op {
@@ -57,7 +61,7 @@ impl EverDurable {
     }
 
     /// Bit n is set when the n-th sector of the request was.
-    pub(crate) fn sectors_of(&self, op: OpNo) -> u64 {
+    pub(crate) fn sectors_of(&self, op: OpNo) -> u128 {
         self.0.get(op.0 as usize).copied().unwrap_or(0)
     }
 }
@@ -82,6 +86,7 @@ pub(crate) struct SimDisk {
     in_flight: BTreeMap<u64, InFlight>,
     submissions: u64,
     pub(crate) ever_durable: EverDurable,
+    pub(crate) flaws: Flaws,
 }
 
 impl SimDisk {
@@ -95,6 +100,7 @@ impl SimDisk {
             in_flight: BTreeMap::new(),
             submissions: 0,
             ever_durable: EverDurable::default(),
+            flaws: Flaws::default(),
         }
     }
 
@@ -149,19 +155,30 @@ impl SimDisk {
             });
             return Some(DeviceDone { id, result });
         }
+        if let Some(error) = self.flaws.strikes(offset, &kind, dice) {
+            self.half_done(offset, &kind, (error, covers), dice);
+            return Some(DeviceDone {
+                id,
+                result: Err(error),
+            });
+        }
         let outcome = match kind {
             DeviceOpKind::Read(mut buffer) => {
                 self.read_racing(offset, buffer.as_mut_slice(), dice);
                 DeviceOutcome::Read(buffer)
             }
             DeviceOpKind::Write(parts, mode) => {
-                for (block, page) in pages(offset, &parts) {
-                    self.land(block, page, mode);
+                match self.flaws.stray(offset) {
+                    None => self.land_all(offset, &parts, mode),
+                    Some(Stray::Lost) => {}
+                    Some(Stray::Misdirected { to }) => self.land_all(to, &parts, mode),
                 }
                 DeviceOutcome::Written
             }
             DeviceOpKind::Flush => {
-                self.flush(covers);
+                if !self.flaws.lies() {
+                    self.flush(covers);
+                }
                 DeviceOutcome::Flushed
             }
             DeviceOpKind::Discard { length } => {
@@ -176,6 +193,97 @@ impl SimDisk {
             id,
             result: Ok(outcome),
         })
+    }
+
+    fn land_all(&mut self, offset: u64, parts: &[Payload], mode: WriteMode) {
+        let mode = match self.flaws.lies() {
+            true => WriteMode::Cached,
+            false => mode,
+        };
+        for (block, page) in pages(offset, parts) {
+            if (block + 1) * BLOCK <= self.size {
+                self.land(block, page, mode);
+            }
+        }
+    }
+
+    /// What an operation that fails leaves behind. Nothing of it is promised.
+    fn half_done(
+        &mut self,
+        offset: u64,
+        kind: &DeviceOpKind,
+        (error, covers): (DeviceError, u64),
+        dice: &mut Dice,
+    ) {
+        match (kind, error) {
+            (DeviceOpKind::Write(parts, _), DeviceError::Short { done, .. }) => {
+                for (block, page) in pages(offset, parts) {
+                    if (block + 1) * BLOCK <= offset + done {
+                        self.land(block, page, WriteMode::Cached);
+                    }
+                }
+            }
+            (DeviceOpKind::Write(parts, _), DeviceError::Errno { errno: flaws::EIO }) => {
+                for (block, page) in pages(offset, parts) {
+                    if dice.percent(40) {
+                        self.land(block, page, WriteMode::Cached);
+                    }
+                }
+            }
+            // The cache forgets that it has something to write.
+            (DeviceOpKind::Flush, _) => self.drop_cached(covers, dice),
+            (DeviceOpKind::Write(..) | DeviceOpKind::Read(_) | DeviceOpKind::Discard { .. }, _) => {
+            }
+        }
+    }
+
+    /// Of what a flush would cover, some became durable and the rest is gone.
+    fn drop_cached(&mut self, covers: u64, dice: &mut Dice) {
+        while let Some((seq, block)) = self.order.front().copied()
+            && seq <= covers
+        {
+            self.order.pop_front();
+            let Some(page) = self.take_cached(seq, block) else {
+                continue;
+            };
+            if dice.percent(50) {
+                self.make_durable(block, page);
+            }
+        }
+    }
+
+    fn take_cached(&mut self, seq: u64, block: u64) -> Option<Bytes> {
+        let versions = self.cached.get_mut(&block)?;
+        let place = versions.iter().position(|(at, _)| *at == seq)?;
+        let (_, page) = versions.remove(place);
+        if versions.is_empty() {
+            self.cached.remove(&block);
+        }
+        Some(page)
+    }
+
+    /// Blocks of `[from, to)` (bytes) that hold something durable and nothing newer.
+    pub(crate) fn at_rest_in(&self, from: u64, to: u64) -> Vec<u64> {
+        let blocks = self.durable.range(from / BLOCK..to / BLOCK);
+        blocks
+            .filter(|(block, _)| !self.cached.contains_key(block))
+            .map(|(block, _)| *block)
+            .collect()
+    }
+
+    /// What a block durably holds.
+    pub(crate) fn durable_block(&self, block: u64) -> Option<&Bytes> {
+        self.durable.get(&block)
+    }
+
+    /// Flips one bit of a durable block.
+    pub(crate) fn flip(&mut self, block: u64, bit: u64) {
+        if let Some(page) = self.durable.get_mut(&block) {
+            let mut bytes = page.to_vec();
+            let place = usize::try_from(bit / 8 % BLOCK).expect("inside a block");
+            bytes[place] ^= 1 << (bit % 8);
+            *page = bytes.into();
+        }
     }
 
     fn land(&mut self, block: u64, page: Bytes, mode: WriteMode) {
@@ -207,17 +315,9 @@ impl SimDisk {
             && seq <= covers
         {
             self.order.pop_front();
-            let Some(versions) = self.cached.get_mut(&block) else {
-                continue;
-            };
-            let Some(place) = versions.iter().position(|(at, _)| *at == seq) else {
-                continue;
-            };
-            let (_, page) = versions.remove(place);
-            if versions.is_empty() {
-                self.cached.remove(&block);
+            if let Some(page) = self.take_cached(seq, block) {
+                self.make_durable(block, page);
             }
-            self.make_durable(block, page);
         }
     }
 
@@ -349,70 +449,4 @@ impl ReadAt for SimDisk {
 }
 
 #[cfg(test)]
-mod tests {
-    use moorline_types::{BufferPool, OpId, OpOwner};
-
-    use super::*;
-
-    fn write(disk: &mut SimDisk, block: u64, fill: u8, mode: WriteMode) -> u64 {
-        let payload = Payload::copy_padded(&BufferPool::new(), &[fill; BLOCK_SIZE]);
-        disk.submit(DeviceOp {
-            id: OpId::new(OpOwner::Log, 1),
-            offset: block * BLOCK,
-            kind: DeviceOpKind::Write(vec![payload], mode),
-        })
-    }
-
-    fn flush(disk: &mut SimDisk) -> u64 {
-        disk.submit(DeviceOp {
-            id: OpId::new(OpOwner::Log, 2),
-            offset: 0,
-            kind: DeviceOpKind::Flush,
-        })
-    }
-
-    fn first_byte(disk: &SimDisk, block: u64) -> u8 {
-        let mut page = [0; BLOCK_SIZE];
-        disk.read(block * BLOCK, &mut page);
-        page[0]
-    }
-
-    #[test]
-    fn a_flush_covers_what_completed_before_it_was_submitted_and_nothing_else() {
-        let (mut disk, mut dice) = (SimDisk::new(1 << 20), Dice::new(1));
-        let early = write(&mut disk, 1, 1, WriteMode::Cached);
-        disk.complete(early, &mut dice).expect("in flight");
-        let late = write(&mut disk, 2, 2, WriteMode::Cached);
-        let barrier = flush(&mut disk);
-        disk.complete(late, &mut dice).expect("in flight");
-        disk.complete(barrier, &mut dice).expect("in flight");
-        assert!(disk.durable.contains_key(&1));
-        assert!(!disk.durable.contains_key(&2));
-        assert_eq!(first_byte(&disk, 2), 2, "visible nevertheless");
-    }
-
-    #[test]
-    fn an_older_cached_write_never_replaces_a_durable_one() {
-        let (mut disk, mut dice) = (SimDisk::new(1 << 20), Dice::new(1));
-        for (fill, mode) in [(1, WriteMode::Cached), (2, WriteMode::Durable)] {
-            let token = write(&mut disk, 1, fill, mode);
-            disk.complete(token, &mut dice).expect("in flight");
-        }
-        let barrier = flush(&mut disk);
-        disk.complete(barrier, &mut dice).expect("in flight");
-        disk.power_cut(&mut dice);
-        assert_eq!(first_byte(&disk, 1), 2);
-    }
-
-    #[test]
-    fn a_power_cut_keeps_every_flushed_byte() {
-        for seed in 0..50 {
-            let (mut disk, mut dice) = (SimDisk::new(1 << 20), Dice::new(seed));
-            let token = write(&mut disk, 1, 1, WriteMode::Durable);
-            disk.complete(token, &mut dice).expect("in flight");
-            write(&mut disk, 3, 9, WriteMode::Durable);
-            disk.power_cut(&mut dice);
-            assert_eq!(first_byte(&disk, 1), 1);
-        }
-    }
-}
+mod tests;

@@ -1,17 +1,20 @@
 //! Disturbances: a recipe is drawn before the run, its parts are taken when it begins, by the roles
 //! of that moment.
 
-use moorline_types::BLOCK_SIZE;
-use serde::Serialize;
+mod acts;
 
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::acts::{ROT_BYTES, acts};
 use crate::{
     dice::Dice,
+    disk::flaws::{How, OpClass, StrayKind},
     network::Party,
     plan::{MS, SECOND},
 };
 
 /// What a recipe is aimed at.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Aim {
     /// Who serves, if anybody does.
@@ -23,7 +26,7 @@ pub enum Aim {
 }
 
 /// A disturbance.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Recipe {
     /// The process is killed and starts again; the machine's cache stays.
@@ -138,16 +141,159 @@ pub enum Recipe {
         /// For how long, in nanoseconds.
         time: u64,
     },
+    /// Some disk operations fail, then none does; the process is started anew if its store failed.
+    TransientError {
+        /// Whose disk.
+        aim: Aim,
+        /// Which operations.
+        what: OpClass,
+        /// How many.
+        count: u32,
+        /// After how long somebody looks, in nanoseconds.
+        time: u64,
+    },
+    /// All disk operations of a kind fail until the disk is replaced by a good one with its content.
+    LastingError {
+        /// Whose disk.
+        aim: Aim,
+        /// Which operations.
+        what: OpClass,
+        /// For how long, in nanoseconds.
+        time: u64,
+    },
+    /// An operation moves a part and then no more.
+    ShortOperation {
+        /// Whose disk.
+        aim: Aim,
+        /// Which operations: reads or writes.
+        what: OpClass,
+        /// After how long somebody looks, in nanoseconds.
+        time: u64,
+    },
+    /// A disk has no room for blocks; its log, written whole when it was made, goes on.
+    FullDisk {
+        /// Whose disk.
+        aim: Aim,
+        /// For how long, in nanoseconds.
+        time: u64,
+    },
+    /// Every disk has no room for blocks.
+    FullDisks {
+        /// For how long, in nanoseconds.
+        time: u64,
+    },
+    /// A disk answers nothing, and everything when it is over.
+    HungDisk {
+        /// Whose disk.
+        aim: Aim,
+        /// For how long, in nanoseconds.
+        time: u64,
+    },
+    /// A disk is gone and comes back.
+    GoneDisk {
+        /// Whose disk.
+        aim: Aim,
+        /// For how long, in nanoseconds.
+        time: u64,
+    },
+    /// Two servers find each other's disk, and their own again later.
+    SwappedDisks {
+        /// For how long, in nanoseconds.
+        time: u64,
+    },
+    /// A bit flips in a block at rest, on the one disk that may be bad.
+    BitRot {
+        /// In which part of the store.
+        region: Region,
+    },
+    /// A write of blocks is reported done and is not where it belongs, on the one disk that may be
+    /// bad.
+    StrayWrite {
+        /// Where it is instead.
+        kind: StrayKind,
+        /// How many.
+        count: u32,
+    },
 }
 
+/// A part of a store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Region {
+    /// One superblock copy.
+    Superblock,
+    /// The log ring.
+    Log,
+    /// The block map.
+    Map,
+    /// The blocks' contents.
+    Extents,
+}
+
+/// Which disturbances a run may draw.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mix {
+    pub(crate) replicas: usize,
+    /// Whether one disk may be bad: nothing else takes that replica's data away then.
+    pub(crate) corrupts: bool,
+}
+
+/// Every kind of disturbance with what it does.
+pub const FAULTS: &[(&str, &str)] = &[
+    ("kill", "a process is killed and starts again"),
+    ("power_cut", "a machine loses its power: unflushed sectors are old, new, torn or garbage"),
+    ("power_cut_all", "all machines lose their power at once"),
+    ("superblock_rot", "a power cut, then one superblock copy is unreadable"),
+    ("pause", "a process is stopped and goes on; its clock runs"),
+    ("isolate", "a server cannot reach the others, nor they it; sometimes the master too"),
+    ("one_way", "what a server sends is lost, or what it is sent"),
+    ("master_unreachable", "a server and the master cannot reach each other"),
+    ("master_crash", "the master's process ends and starts again"),
+    ("reset", "every connection of a server is reset"),
+    ("slow_disk", "a disk is 5 to 200 times slower"),
+    ("diverge", "a primary is cut off with a tail, comes back and restarts"),
+    ("shift", "a partition moves while the member in both halves restarts"),
+    ("creep", "a primary loses the master and one member, and later the other"),
+    ("wipe", "a store is replaced by an empty one while another follower lags"),
+    ("rollback", "a store is replaced by an old copy while another follower lags"),
+    ("race", "a follower with a stalling disk catches up while the log wraps"),
+    ("lag", "a follower is cut off from the primary"),
+    ("read_error", "one to three reads fail with EIO"),
+    ("write_error", "one to three writes fail with EIO; some of their blocks land"),
+    ("flush_error", "a flush fails with EIO and forgets what it should have covered"),
+    ("reads_fail", "all reads fail until the disk is mended"),
+    ("writes_fail", "all writes fail until the disk is mended"),
+    ("flushes_fail", "all flushes fail and forget until the disk is mended"),
+    ("short_read", "a read moves a part and then no more"),
+    ("short_write", "a write moves a part and then no more"),
+    ("full_disk", "a disk has no room for blocks"),
+    ("full_disks", "all disks have no room for blocks"),
+    ("hung_disk", "a disk answers nothing, and everything late"),
+    ("gone_disk", "every operation fails with ENODEV, then the disk is back"),
+    ("swapped_disks", "two servers find each other's disk"),
+    ("rot_superblock", "a bit flips in one superblock copy"),
+    ("rot_log", "a bit flips in a log block at rest"),
+    ("rot_map", "a bit flips in the block map"),
+    ("rot_extents", "a bit flips in a block at rest"),
+    ("lost_write", "a write of blocks is reported done and nowhere"),
+    ("misdirected_write", "a write of blocks lands elsewhere"),
+];
+
 impl Recipe {
-    pub(crate) fn draw(dice: &mut Dice, replicas: usize) -> Self {
-        let aim = dice.pick(&[Aim::Primary, Aim::Primary, Aim::Follower, Aim::Any]);
-        let short = MS * dice.between(5, 400);
-        let long = MS * dice.between(1_500, 7_000);
-        let time = if dice.percent(40) { short } else { long };
-        let limit = if replicas == 3 { 39 } else { 24 };
-        match dice.below(limit) {
+    pub(crate) fn draw(dice: &mut Dice, mix: Mix) -> Self {
+        let roll = dice.below(if mix.corrupts { 120 } else { 100 });
+        match roll {
+            0..60 => Self::draw_of_cluster(dice, mix),
+            60..100 => Self::draw_of_disk(dice),
+            _ => Self::draw_of_rot(dice),
+        }
+    }
+
+    fn draw_of_cluster(dice: &mut Dice, mix: Mix) -> Self {
+        let (aim, time) = (Aim::draw(dice), duration(dice));
+        let (short, long) = (MS * dice.between(5, 400), MS * dice.between(1_500, 7_000));
+        let staged = mix.replicas >= 3;
+        match dice.below(if staged { 39 } else { 24 }) {
             0..=2 => Self::Kill { aim, down: time },
             3..=5 => Self::PowerCut { aim, down: time },
             6 | 7 => Self::PowerCutAll { down: time },
@@ -171,11 +317,12 @@ impl Recipe {
                 time: SECOND * 2 + MS * dice.between(100, 3_500),
                 rot: dice.percent(70),
             },
-            30 | 31 => Self::WipeWhileLagging {
+            // Not where another disk may be bad: that would be one more than is tolerated.
+            30 | 31 if !mix.corrupts && mix.replicas == 3 => Self::WipeWhileLagging {
                 time: long,
                 rollback: dice.percent(40),
             },
-            32..=34 => Self::Creep {
+            30..=34 => Self::Creep {
                 time: MS * dice.between(300, 2_600),
             },
             35 | 36 => Self::Race {
@@ -185,7 +332,63 @@ impl Recipe {
         }
     }
 
-    pub(crate) fn name(self) -> &'static str {
+    fn draw_of_disk(dice: &mut Dice) -> Self {
+        let (aim, time) = (Aim::draw(dice), duration(dice));
+        let what = dice.pick(&[OpClass::Read, OpClass::Write, OpClass::Write, OpClass::Flush]);
+        match dice.below(20) {
+            0..=5 => Self::TransientError {
+                aim,
+                what,
+                count: 1 + u32::try_from(dice.below(3)).expect("at most 2"),
+                time,
+            },
+            6..=8 => Self::LastingError { aim, what, time },
+            9..=11 => Self::ShortOperation {
+                aim,
+                what: dice.pick(&[OpClass::Read, OpClass::Write]),
+                time,
+            },
+            12 | 13 => Self::FullDisk { aim, time },
+            14 => Self::FullDisks { time },
+            15..=17 => Self::HungDisk {
+                aim,
+                time: MS * dice.between(200, 12_000),
+            },
+            18 => Self::GoneDisk { aim, time },
+            _ => Self::SwappedDisks { time },
+        }
+    }
+
+    fn draw_of_rot(dice: &mut Dice) -> Self {
+        match dice.below(10) {
+            0 => Self::BitRot {
+                region: Region::Superblock,
+            },
+            1..=3 => Self::BitRot {
+                region: Region::Log,
+            },
+            4 => Self::BitRot {
+                region: Region::Map,
+            },
+            5 | 6 => Self::BitRot {
+                region: Region::Extents,
+            },
+            _ => Self::StrayWrite {
+                kind: dice.pick(&[StrayKind::Lost, StrayKind::Misdirected]),
+                count: 1 + u32::try_from(dice.below(3)).expect("at most 2"),
+            },
+        }
+    }
+
+    /// Whether it damages data on the one disk that may be bad.
+    #[must_use]
+    pub const fn corrupts(self) -> bool {
+        matches!(self, Self::BitRot { .. } | Self::StrayWrite { .. })
+    }
+
+    /// Its name in [`FAULTS`].
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Self::Kill { .. } => "kill",
             Self::PowerCut { .. } => "power_cut",
@@ -207,7 +410,50 @@ impl Recipe {
             Self::WipeWhileLagging { rollback: true, .. } => "rollback",
             Self::Race { .. } => "race",
             Self::Lag { .. } => "lag",
+            Self::TransientError { what, .. } => match what {
+                OpClass::Read => "read_error",
+                OpClass::Write => "write_error",
+                OpClass::Flush => "flush_error",
+            },
+            Self::LastingError { what, .. } => match what {
+                OpClass::Read => "reads_fail",
+                OpClass::Write => "writes_fail",
+                OpClass::Flush => "flushes_fail",
+            },
+            Self::ShortOperation { what, .. } => match what {
+                OpClass::Read => "short_read",
+                OpClass::Write | OpClass::Flush => "short_write",
+            },
+            Self::FullDisk { .. } => "full_disk",
+            Self::FullDisks { .. } => "full_disks",
+            Self::HungDisk { .. } => "hung_disk",
+            Self::GoneDisk { .. } => "gone_disk",
+            Self::SwappedDisks { .. } => "swapped_disks",
+            Self::BitRot { region } => match region {
+                Region::Superblock => "rot_superblock",
+                Region::Log => "rot_log",
+                Region::Map => "rot_map",
+                Region::Extents => "rot_extents",
+            },
+            Self::StrayWrite { kind, .. } => match kind {
+                StrayKind::Lost => "lost_write",
+                StrayKind::Misdirected => "misdirected_write",
+            },
         }
+    }
+}
+
+impl Aim {
+    fn draw(dice: &mut Dice) -> Self {
+        dice.pick(&[Self::Primary, Self::Primary, Self::Follower, Self::Any])
+    }
+}
+
+/// Shorter than any time-out, or longer than most.
+fn duration(dice: &mut Dice) -> u64 {
+    match dice.percent(40) {
+        true => MS * dice.between(5, 400),
+        false => MS * dice.between(1_500, 7_000),
     }
 }
 
@@ -230,6 +476,27 @@ pub(crate) enum Act {
     Wipe(usize),
     Snapshot(usize),
     Rollback(usize),
+    Fail(usize, Ailment),
+    /// Operations on blocks fail for want of room.
+    Fill(usize),
+    Hang(usize),
+    /// Takes away what is wrong with a disk, and starts the process anew if its store failed.
+    Mend(usize),
+    Swap(usize, usize),
+    /// Chooses a block at rest that will rot if it is still at rest a little later.
+    MarkRot(usize, Region),
+    RotMarked(usize),
+    Stray(usize, StrayKind, u32),
+}
+
+/// Operations that fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ailment {
+    /// `None`: all.
+    pub(crate) what: Option<OpClass>,
+    pub(crate) how: How,
+    /// `None`: until the disk is mended.
+    pub(crate) count: Option<u32>,
 }
 
 /// How fast clients go on.
@@ -245,177 +512,6 @@ pub(crate) struct Cast {
     pub(crate) primary: usize,
     /// Everybody else, in an order of chance.
     pub(crate) followers: Vec<usize>,
+    /// Whose disk may be bad.
+    pub(crate) suspect: Option<usize>,
 }
-
-/// The acts of a recipe, each with its delay.
-pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Act)> {
-    let all = 1 + cast.followers.len();
-    let aimed = |aim: Aim, dice: &mut Dice| match (aim, cast.followers.first()) {
-        (Aim::Follower, Some(follower)) => *follower,
-        (Aim::Any, _) => dice.index(all),
-        (Aim::Primary | Aim::Follower, _) => cast.primary,
-    };
-    let others = |of: usize| (0..all).filter(move |other| *other != of);
-    match recipe {
-        Recipe::Kill { aim, down } => {
-            let s = aimed(aim, dice);
-            vec![(0, Act::Kill(s)), (down, Act::Start(s))]
-        }
-        Recipe::PowerCut { aim, down } => {
-            let s = aimed(aim, dice);
-            vec![(0, Act::PowerCut(s)), (down, Act::Start(s))]
-        }
-        Recipe::SuperblockRot { aim, down } => {
-            let s = aimed(aim, dice);
-            vec![
-                (0, Act::PowerCut(s)),
-                (1, Act::Rot(s)),
-                (down.max(2), Act::Start(s)),
-            ]
-        }
-        Recipe::PowerCutAll { down } => (0..all)
-            .flat_map(|s| {
-                let back = down + MS * dice.below(800);
-                [(0, Act::PowerCut(s)), (back, Act::Start(s))]
-            })
-            .collect(),
-        Recipe::Pause { aim, time } => vec![(0, Act::Pause(aimed(aim, dice), time))],
-        Recipe::Isolate { aim, time } => {
-            let s = aimed(aim, dice);
-            let mut cut: Vec<Party> = others(s).map(Party::Server).collect();
-            if dice.percent(50) {
-                cut.push(Party::Master);
-            }
-            cut_off(s, &cut, (0, time), dice)
-        }
-        Recipe::OneWay { aim, time } => {
-            let s = aimed(aim, dice);
-            let outward = dice.percent(50);
-            others(s)
-                .flat_map(|other| {
-                    let (a, b) = (Party::Server(s), Party::Server(other));
-                    let (from, to) = if outward { (a, b) } else { (b, a) };
-                    [(0, Act::Block(from, to)), (time, Act::Unblock(from, to))]
-                })
-                .collect()
-        }
-        Recipe::MasterUnreachable { aim, time } => {
-            cut_off(aimed(aim, dice), &[Party::Master], (0, time), dice)
-        }
-        Recipe::MasterCrash { down } => vec![(0, Act::MasterKill), (down, Act::MasterStart)],
-        Recipe::Reset { aim } => {
-            let s = aimed(aim, dice);
-            let broken = others(s).map(|o| (0, Act::Break(Party::Server(s), Party::Server(o))));
-            broken.collect()
-        }
-        Recipe::SlowDisk { aim, factor, time } => {
-            let s = aimed(aim, dice);
-            vec![(0, Act::Slow(s, factor)), (time, Act::Slow(s, 1))]
-        }
-        Recipe::Diverge { time, down } => {
-            let s = cast.primary;
-            let cut: Vec<Party> = others(s)
-                .map(Party::Server)
-                .chain([Party::Master])
-                .collect();
-            let mut acts = cut_off(s, &cut, (0, time), dice);
-            let restart = time + MS * dice.between(50, 1_500);
-            acts.push((restart, Act::PowerCut(s)));
-            acts.push((restart + down, Act::Start(s)));
-            acts
-        }
-        Recipe::Shift { time, rot } => shift(cast, (time, rot), dice),
-        Recipe::Creep { time } => {
-            let [r, c] = cast.followers[..] else {
-                return Vec::new();
-            };
-            let (p, over) = (cast.primary, time + SECOND * 4);
-            let mut acts = cut_off(p, &[Party::Server(c), Party::Master], (0, over), dice);
-            acts.extend(cut_off(p, &[Party::Server(r)], (time, over), dice));
-            acts
-        }
-        Recipe::WipeWhileLagging { time, rollback } => wipe(cast, (time, rollback), dice),
-        Recipe::Race { stall } => {
-            let Some(s) = cast.followers.first().copied() else {
-                return Vec::new();
-            };
-            let (a, b) = (Party::Server(cast.primary), Party::Server(s));
-            let mut acts = vec![(0, Act::Hurry(Pace::Hurried)), (0, Act::Stall(s, stall))];
-            acts.extend((0..4).map(|turn| (turn * 600 * MS, Act::Break(a, b))));
-            acts.push((2_500 * MS, Act::Hurry(Pace::AsPlanned)));
-            acts.push((2_500 * MS, Act::Stall(s, 0)));
-            acts
-        }
-        Recipe::Lag { time } => match cast.followers.first() {
-            Some(s) => cut_off(*s, &[Party::Server(cast.primary)], (0, time), dice),
-            None => Vec::new(),
-        },
-    }
-}
-
-/// Cuts `s` off from `from` between two instants; some of the connections break at once.
-fn cut_off(s: usize, from: &[Party], (begin, end): (u64, u64), dice: &mut Dice) -> Vec<(u64, Act)> {
-    let mut acts = Vec::new();
-    for other in from {
-        let (a, b) = (Party::Server(s), *other);
-        acts.push((begin, Act::Block(a, b)));
-        acts.push((begin, Act::Block(b, a)));
-        if dice.percent(50) {
-            acts.push((begin, Act::Break(a, b)));
-        }
-        acts.push((end, Act::Unblock(a, b)));
-        acts.push((end, Act::Unblock(b, a)));
-    }
-    acts
-}
-
-fn shift(cast: &Cast, (time, rot): (u64, bool), dice: &mut Dice) -> Vec<(u64, Act)> {
-    let [r, c] = cast.followers[..] else {
-        return Vec::new();
-    };
-    let p = cast.primary;
-    let far = [Party::Server(c), Party::Master];
-    let mut acts = cut_off(p, &far, (0, time * 2), dice);
-    // First the old primary's half loses R too, which promises to the other half.
-    acts.extend(cut_off(p, &[Party::Server(r)], (0, time), dice));
-    // Then R moves over, and forgets what is not durable.
-    acts.extend(cut_off(r, &far, (time - MS, time * 2), dice));
-    acts.push((time, Act::PowerCut(r)));
-    if rot {
-        acts.push((time + 1, Act::Rot(r)));
-    }
-    acts.push((time + MS * dice.between(5, 200), Act::Start(r)));
-    acts
-}
-
-fn wipe(cast: &Cast, (time, rollback): (u64, bool), dice: &mut Dice) -> Vec<(u64, Act)> {
-    let [lagging, wiped] = cast.followers[..] else {
-        return Vec::new();
-    };
-    let p = cast.primary;
-    let mut acts = vec![(0, Act::Snapshot(wiped))];
-    // The store is opened once more, so that its counter tells that the copy is an old one.
-    let opened = if rollback { SECOND * 3 } else { 0 };
-    if rollback {
-        acts.push((MS, Act::Kill(wiped)));
-        acts.push((MS * dice.between(2, 50), Act::Start(wiped)));
-    }
-    let time = time + opened;
-    let turn = time + MS * dice.below(300);
-    acts.push((opened + MS * dice.below(1_000), Act::Kill(lagging)));
-    acts.push((time, Act::PowerCut(wiped)));
-    let replaced = if rollback {
-        Act::Rollback(wiped)
-    } else {
-        Act::Wipe(wiped)
-    };
-    acts.push((time + 1, replaced));
-    acts.push((time + MS * dice.between(5, 100), Act::Start(wiped)));
-    acts.push((turn, Act::Kill(p)));
-    acts.push((turn + MS, Act::Start(lagging)));
-    acts.push((turn + SECOND * dice.between(3, 8), Act::Start(p)));
-    acts
-}
-
-/// Bytes of a superblock copy that rot takes.
-pub(crate) const ROT_BYTES: u64 = BLOCK_SIZE as u64;

@@ -29,8 +29,9 @@ mod run;
 mod world;
 
 pub use checkers::{Rule, Violation};
-pub use faults::{Aim, Recipe};
+pub use disk::flaws::{OpClass, StrayKind};
+pub use faults::{Aim, FAULTS, Recipe, Region};
 pub use mutants::{ALL as MUTANTS, Mutant, UnknownMutant};
-pub use plan::Plan;
+pub use plan::{Limits, Plan, Style, Workload};
 pub use run::{Outcome, run, run_staged};
 pub use world::{Counts, Timeline};

@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::disk::flaws::Honesty;
+
 /// One planted bug, in the crate where it lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutant {
@@ -15,6 +17,8 @@ pub enum Mutant {
     Volume(moorline_volume::Mutant),
     /// Any store votes, at the master and at every member.
     StoreIdentityIgnored,
+    /// No bug of ours: every disk says that it flushed and did not.
+    LyingFlush,
 }
 
 /// Every mutant with its name and what it takes away.
@@ -75,9 +79,24 @@ pub const ALL: &[(&str, Mutant, &str)] = &[
         "a promotion commits nothing before its mark",
     ),
     (
+        "evidence_not_persisted",
+        Mutant::Volume(moorline_volume::Mutant::EvidenceNotPersisted),
+        "what was given up is durable before the cut",
+    ),
+    (
+        "memory_loss_ignored",
+        Mutant::Volume(moorline_volume::Mutant::MemoryLossIgnored),
+        "only intact memory rules out a loss",
+    ),
+    (
         "ack_before_flush",
         Mutant::Log(moorline_wal::Mutant::AckBeforeFlush),
         "the flush before the acknowledgement",
+    ),
+    (
+        "lying_flush",
+        Mutant::LyingFlush,
+        "the truth of a disk's answer to a flush",
     ),
 ];
 
@@ -111,6 +130,7 @@ pub(crate) struct Planted {
     pub(crate) engine: moorline_engine::Mutants,
     pub(crate) volume: moorline_volume::Mutants,
     pub(crate) master: moorline_master::Mutants,
+    pub(crate) disks: Honesty,
 }
 
 impl Planted {
@@ -122,6 +142,7 @@ impl Planted {
             Some(Mutant::Store(bug)) => planted.store = planted.store.with(bug),
             Some(Mutant::Engine(bug)) => planted.engine = planted.engine.with(bug),
             Some(Mutant::Volume(bug)) => planted.volume = planted.volume.with(bug),
+            Some(Mutant::LyingFlush) => planted.disks = Honesty::Lying,
             Some(Mutant::StoreIdentityIgnored) => {
                 let bug = moorline_volume::Mutant::StoreIdentityIgnored;
                 planted.volume = planted.volume.with(bug);

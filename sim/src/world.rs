@@ -7,9 +7,11 @@
 //! | `world/authority.rs` | the master's process |
 //! | `world/clients.rs` | closed-loop clients |
 //! | `world/acts.rs` | disturbances carried out, and healed |
+//! | `world/ailments.rs` | what disks do wrong |
 //! | `world/phases.rs` | set-up, work, healing, read-back, rest |
 
 mod acts;
+mod ailments;
 mod authority;
 mod clients;
 mod hosts;

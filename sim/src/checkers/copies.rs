@@ -70,7 +70,7 @@ fn check_one<'a>(
     disks: impl Iterator<Item = &'a EverDurable>,
 ) -> Result<(), Violation> {
     let op = history.get(number).expect("it is in the history");
-    let all = u64::MAX >> (64 - op.sectors.clamp(1, 64));
+    let all = u128::MAX >> (128 - op.sectors.clamp(1, 128));
     let copies = disks
         .filter(|disk| disk.sectors_of(number) & all == all)
         .count();

@@ -43,7 +43,12 @@ impl World {
         if self.dice.percent(50) {
             followers.reverse();
         }
-        let cast = Cast { primary, followers };
+        let suspect = self.plan.suspect;
+        let cast = Cast {
+            primary,
+            followers,
+            suspect,
+        };
         *self.counts.faults.entry(recipe.name()).or_default() += 1;
         self.line(|| format!("FAULT {recipe:?} primary s{}", cast.primary + 1));
         for (delay, act) in faults::acts(recipe, &cast, &mut self.dice) {
@@ -84,10 +89,18 @@ impl World {
                 host.old_image = host.disks.values().next().map(SimDisk::image);
             }
             Act::Rollback(s) => self.roll_back(s),
+            Act::Fail(..)
+            | Act::Fill(_)
+            | Act::Hang(_)
+            | Act::Mend(_)
+            | Act::Swap(..)
+            | Act::MarkRot(..)
+            | Act::RotMarked(_)
+            | Act::Stray(..) => self.does_to_disk(act),
         }
     }
 
-    fn kill(&mut self, s: usize) {
+    pub(super) fn kill(&mut self, s: usize) {
         if !self.hosts[s].is_up() {
             return;
         }
@@ -208,6 +221,7 @@ impl World {
             self.start_host(index);
             let life = self.hosts[index].life;
             self.resume(index, life);
+            self.mend(index);
         }
         self.start_master();
     }

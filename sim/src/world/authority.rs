@@ -1,6 +1,6 @@
 //! The master's process: `master::Master` over a store whose commits take time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use moorline_master::{
     ConnId, Master, MasterConfig, ServiceAction, ServiceEvent, StartFacts,
@@ -70,6 +70,9 @@ impl World {
         };
         let config = MasterConfig {
             log_bytes_min: 64 << 10,
+            silence: Duration::from_millis(self.plan.limits.silence_ms),
+            heartbeat: Duration::from_millis(self.plan.limits.heartbeat_ms),
+            no_quorum: self.plan.limits.no_quorum,
             mutants: self.planted.master,
             ..MasterConfig::default()
         };

@@ -13,15 +13,16 @@ use super::{Happens, World, phases::Phase};
 use crate::{
     checkers::{Rule, Violation, copies, reigns::Boot},
     content::{self, Content, Mark, OpNo, SECTOR},
+    dice::Dice,
     faults::Pace,
     history::{Op, Outcome, What},
-    plan::{MS, SECOND},
+    plan::{MS, OWN_BLOCKS, SECOND},
 };
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 
-/// Blocks that most requests go to.
-const HOT_BLOCKS: u64 = 8;
+/// Sectors of one request when the volume is read back.
+const READ_BACK: u64 = 64;
 
 /// One client.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub(super) struct Client {
     pub(super) reads_back_from: Option<u64>,
     /// Requests done since healing began.
     pub(super) done_since_healing: u64,
+    /// What it asks for: a stream of its own, so that what else happens does not change it.
+    dice: Dice,
 }
 
 /// A request before it is sent.
@@ -45,8 +48,9 @@ struct Draft {
 }
 
 impl Client {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(dice: Dice) -> Self {
         Self {
+            dice,
             id: ClientId::new(0),
             host: None,
             outstanding: None,
@@ -64,9 +68,12 @@ impl World {
     fn next_turn(&mut self, client: usize) {
         let think = 1_000 * self.plan.think_us_max.max(1);
         let hurried = self.pace == Pace::Hurried;
-        let think = match hurried || self.dice.percent(30) {
-            true => self.dice.between(1_000, 200_000),
-            false => self.dice.below(think) + 1_000,
+        let idle = self.plan.workload.idle_percent;
+        let dice = &mut self.clients[client].dice;
+        let think = match hurried || dice.percent(30) {
+            true => dice.between(1_000, 200_000),
+            false if dice.percent(idle) => 2 * SECOND,
+            false => dice.below(think) + 1_000,
         };
         self.after(think, Happens::ClientTurn { client });
     }
@@ -84,7 +91,7 @@ impl World {
             Some(first) => Draft {
                 what: What::Read(Vec::new()),
                 first,
-                sectors: (self.plan.sectors() - first).min(64),
+                sectors: (self.plan.sectors() - first).min(READ_BACK),
                 forced: false,
             },
             None if client == 0 => self.draft_own(),
@@ -119,41 +126,42 @@ impl World {
     /// The range that client 0 alone changes.
     fn draft_own(&mut self) -> Draft {
         let from = self.plan.shared_sectors();
-        let block = self.dice.below(crate::plan::OWN_BLOCKS);
-        let blocks = 1 + self.dice.below((crate::plan::OWN_BLOCKS - block).min(4));
-        let what = match self.dice.below(10) {
-            0..=2 => What::Zero,
-            3..=5 => What::Write,
+        let work = self.plan.workload;
+        let dice = &mut self.clients[0].dice;
+        let block = dice.below(OWN_BLOCKS);
+        let blocks = 1 + dice.below((OWN_BLOCKS - block).min(4));
+        let what = match dice.below(100) {
+            roll if roll < work.zero_percent => What::Zero,
+            roll if roll < work.zero_percent + 20 => What::Write,
             _ => What::Read(Vec::new()),
         };
         Draft {
             what,
             first: from + block * 8,
             sectors: blocks * 8,
-            forced: self.dice.percent(10),
+            forced: dice.percent(work.forced_percent),
         }
     }
 
     fn draft_shared(&mut self, client: usize) -> Draft {
-        let blocks = self.plan.blocks - crate::plan::OWN_BLOCKS;
-        let range = if self.dice.percent(60) {
-            HOT_BLOCKS
-        } else {
-            blocks
-        };
-        let block = self.dice.below(range);
-        let count = 1 + self.dice.below((blocks - block).min(8));
+        let blocks = self.plan.blocks - OWN_BLOCKS;
+        let work = self.plan.workload;
+        let only_reads = client == 1 && self.clients.len() > 2;
+        let dice = &mut self.clients[client].dice;
+        let hot = dice.percent(work.hot_percent);
+        let block = dice.below(if hot { work.hot_blocks } else { blocks });
+        let count = 1 + dice.below((blocks - block).min(work.blocks_max));
         let (mut first, mut sectors) = (block * 8, count * 8);
-        if self.dice.percent(25) {
-            let skip = self.dice.below(8.min(sectors));
+        if dice.percent(work.unaligned_percent) {
+            let skip = dice.below(8.min(sectors));
             first += skip;
-            sectors = 1 + self.dice.below(sectors - skip);
+            sectors = 1 + dice.below(sectors - skip);
         }
-        let what = match self.dice.below(20) {
+        let what = match dice.below(100) {
             // One that only reads is never held up by a write: it sees what a stale primary says.
-            _ if client == 1 && self.clients.len() > 2 => What::Read(Vec::new()),
-            0 => What::Flush,
-            1..=9 => What::Read(Vec::new()),
+            _ if only_reads => What::Read(Vec::new()),
+            roll if roll < work.flush_percent => What::Flush,
+            roll if roll < work.flush_percent + work.read_percent => What::Read(Vec::new()),
             _ => What::Write,
         };
         if what == What::Flush {
@@ -163,7 +171,7 @@ impl World {
             what,
             first,
             sectors,
-            forced: self.dice.percent(10),
+            forced: dice.percent(work.forced_percent),
         }
     }
 
@@ -312,12 +320,21 @@ impl World {
         self.history.get_mut(number).outcome = Outcome::Done(answered);
         self.counts.done += 1;
         self.mix(u64::from(number.0));
+        self.clients[client].done_since_healing += 1;
+        self.read_back_further(client);
+    }
+
+    fn read_back_further(&mut self, client: usize) {
         let client = &mut self.clients[client];
-        client.done_since_healing += 1;
         if let Some(from) = client.reads_back_from {
-            let next = from + 64;
+            let next = from + READ_BACK;
             client.reads_back_from = (next < self.plan.sectors()).then_some(next);
         }
+    }
+
+    fn serves_from_bad_disk(&self, client: usize) -> bool {
+        let host = self.clients[client].host;
+        host.is_some_and(|host| self.hosts[host].corrupted)
     }
 
     fn check_reign(&mut self, host: usize) {
@@ -344,6 +361,13 @@ impl World {
             ClientError::Unknown | ClientError::Device => {
                 self.counts.unknown += 1;
                 self.leave(client);
+            }
+            // Its own copy is bad and no other one was at hand. Found before anything was ordered.
+            ClientError::Damaged if self.serves_from_bad_disk(client) => {
+                *self.counts.notes.entry("damaged_answers").or_default() += 1;
+                self.history.get_mut(number).outcome = Outcome::Rejected;
+                self.counts.rejected += 1;
+                self.read_back_further(client);
             }
             ClientError::Damaged | ClientError::OutOfRange => {
                 let first = self.history.get(number).map_or(0, |op| op.first);

@@ -3,7 +3,7 @@
 //! What is ready waits in the inbox; a step handles all of it, submits once, and carries out the
 //! actions in order. That batch is the group commit.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use moorline_types::{BootId, ClusterId, DeviceOp, DeviceOpKind, Epoch, Lsn, ServerId};
 use moorline_volume::{
@@ -58,6 +58,13 @@ pub(super) struct Host {
     /// What its replaced store ever held durably: the answers of that time stand.
     pub(super) buried: Option<EverDurable>,
     pub(super) old_image: Option<BTreeMap<u64, bytes::Bytes>>,
+    /// Since its process began its disk failed, or is not its own.
+    pub(super) struck: bool,
+    pub(super) swapped: bool,
+    /// Its disk damaged data that was at rest, or on its way there.
+    pub(super) corrupted: bool,
+    /// The block at rest that will rot, what it held, and in which run of the process.
+    pub(super) rot_marked: Option<(u32, u64, bytes::Bytes)>,
     idle_steps: (u64, u32),
 }
 
@@ -88,6 +95,10 @@ impl Host {
             spared: false,
             buried: None,
             old_image: None,
+            struck: false,
+            swapped: false,
+            corrupted: false,
+            rot_marked: None,
             idle_steps: (0, 0),
         }
     }
@@ -134,7 +145,9 @@ impl World {
         config.nbd_addr = format!("{}:3", host.server);
         config.version = "0".into();
         config.pool = self.pool.clone();
-        config.flusher.dirty_time_max = self.plan.dirty_time_max;
+        config.flusher.dirty_time_max = Duration::from_millis(self.plan.limits.dirty_time_ms);
+        config.flusher.pass_bytes_max = self.plan.limits.pass_bytes;
+        config.operation_timeout = Duration::from_millis(self.plan.limits.operation_timeout_ms);
         config.on_volatile_loss = OnVolatileLoss::Continue;
         config.mutants = self.planted.volume;
         config.engine_mutants = self.planted.engine;
@@ -142,6 +155,7 @@ impl World {
         host.node = Some(Node::new(config, host.clock.read(self.now)));
         host.inbox.clear();
         host.paused_until = 0;
+        host.struck = host.disks.values().any(|disk| disk.flaws.any()) || host.swapped;
         let found: Vec<(DeviceKey, u64)> = host
             .disks
             .iter()
@@ -306,7 +320,9 @@ impl World {
                 let host = &mut self.hosts[index];
                 host.devices += 1;
                 let device = DeviceKey::new(host.devices);
-                host.disks.insert(device, SimDisk::new(bytes));
+                let mut disk = SimDisk::new(bytes);
+                disk.flaws.honesty = self.planted.disks;
+                host.disks.insert(device, disk);
                 let outcome = DeviceCreation::Made { device, bytes };
                 self.tell(index, Event::DeviceCreated { volume, outcome });
             }
@@ -406,7 +422,14 @@ impl World {
             | Happening::MasterRefused { .. }
             | Happening::PeerRefused { .. } => return,
         };
-        if !self.hosts[index].replaced {
+        let host = &self.hosts[index];
+        let excused = match &note.what {
+            Happening::StoreFailed { .. } => host.struck,
+            Happening::StoreRefused { .. } => host.struck || host.corrupted,
+            Happening::DamagedBlock { .. } => host.corrupted,
+            _ => false,
+        };
+        if !host.replaced && !excused {
             let reason = format!("s{}: {reason}", index + 1);
             self.broken(Violation::new(Rule::Invariant, reason));
         }
@@ -426,9 +449,13 @@ impl World {
             return;
         };
         let token = disk.submit(op);
+        if disk.flaws.hangs {
+            disk.flaws.kept.push(token);
+            return;
+        }
         let delay = self.dice.between(base / 2, base * 2) * stall * slow + hold;
-        // A real disk that takes this long is reported overdue; here slow stays below that.
-        let delay = delay.min(MS * 2_000);
+        // A disk that takes longer is overdue; slow stays below that, by any clock.
+        let delay = delay.min(MS * self.plan.limits.operation_timeout_ms * 2 / 5);
         self.after(
             delay,
             Happens::DiskDone {
@@ -448,7 +475,14 @@ impl World {
         let Some(disk) = host.disks.get_mut(&device) else {
             return;
         };
-        if let Some(done) = disk.complete(token, &mut self.dice) {
+        if disk.flaws.hangs {
+            disk.flaws.kept.push(token);
+            return;
+        }
+        let before = disk.flaws.struck;
+        let done = disk.complete(token, &mut self.dice);
+        host.struck |= disk.flaws.struck > before;
+        if let Some(done) = done {
             self.tell(index, Event::DeviceDone { device, done });
         }
     }

@@ -6,6 +6,7 @@ use moorline_types::{AckPoint, Lsn, Policy};
 use super::{Happens, World, clients::Client, hosts::Host};
 use crate::{
     checkers::{Rule, Violation, linear, single},
+    dice::Dice,
     plan::{MS, SECOND},
 };
 
@@ -30,7 +31,9 @@ impl World {
             self.hosts.push(Host::new(index, self.plan.clocks[index]));
             self.start_host(index);
         }
-        self.clients = (0..self.plan.clients).map(|_| Client::new()).collect();
+        self.clients = (0..self.plan.clients)
+            .map(|_| Client::new(Dice::new(self.dice.bits())))
+            .collect();
         self.deadline = SECOND * 60;
         self.after(LOOK, Happens::PhaseDue);
     }
@@ -155,10 +158,10 @@ impl World {
         }
     }
 
-    /// At `received` memory counts: whether so many members lost theirs that writes may be gone.
+    /// At `received` memory counts: whether a primary said that acknowledged writes may be gone.
+    /// Until one does none may be, however many members lost their memory (`PROM-12`).
     pub(super) fn memory_may_be_gone(&self) -> bool {
-        let tolerated = self.plan.replicas - (self.plan.replicas / 2 + 1);
-        self.plan.ack == AckPoint::Received && self.memories_lost > tolerated
+        self.counts.notes.contains_key("volatile_tail_lost")
     }
 
     /// What clients were told, against the rules.
@@ -166,6 +169,10 @@ impl World {
         if self.memory_may_be_gone() {
             *self.counts.notes.entry("memory_lost").or_default() += 1;
             return;
+        }
+        let tolerated = self.plan.replicas - (self.plan.replicas / 2 + 1);
+        if self.plan.ack == AckPoint::Received && self.memories_lost > tolerated {
+            *self.counts.notes.entry("memory_made_good").or_default() += 1;
         }
         let shared = self.plan.shared_sectors();
         let verdict = linear::check(&self.history, shared);
@@ -202,6 +209,8 @@ impl World {
     fn compare(&mut self, head: Lsn) {
         let mut seen: Option<(usize, Option<String>)> = None;
         let mut verdict = Ok(());
+        let notes = &mut self.counts.notes;
+        let damaged_replicas = notes.entry("damaged_replicas").or_default();
         for (index, host) in self.hosts.iter().enumerate() {
             let rebuild = host
                 .node
@@ -214,12 +223,20 @@ impl World {
             if host.replaced || rebuild {
                 continue;
             }
-            let digest = host
+            let found = host
                 .disks
                 .values()
                 .next()
                 .and_then(|disk| inspect(disk, DigestThrough::Record(head)).ok())
-                .and_then(|found| found.store?.digest?.sha256);
+                .and_then(|found| found.store?.digest);
+            let damaged = found
+                .as_ref()
+                .is_some_and(|digest| !digest.damaged_blocks.is_empty());
+            if damaged && host.corrupted {
+                *damaged_replicas += 1;
+                continue;
+            }
+            let digest = found.and_then(|digest| digest.sha256);
             match &seen {
                 Some((first, known)) if *known != digest || digest.is_none() => {
                     let reason = format!(
