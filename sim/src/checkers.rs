@@ -3,11 +3,13 @@
 //! | file | checks |
 //! |---|---|
 //! | `linear.rs` | each sector is an atomic register over the whole run, crashes included |
+//! | `lineage.rs` | one order of records explains every block: prefix, atomicity, what must survive |
 //! | `single.rs` | the range that one client zeroes and writes in turn |
 //! | `copies.rs` | every answer had its durable copies at that moment |
 //! | `reigns.rs` | one primary per epoch, and none that answers after a higher one did |
 
 pub(crate) mod copies;
+pub(crate) mod lineage;
 pub(crate) mod linear;
 pub(crate) mod reigns;
 pub(crate) mod single;
@@ -21,6 +23,10 @@ pub enum Rule {
     Linearizable,
     /// A read found what no request wrote there, torn or misplaced.
     Content,
+    /// What was acknowledged is gone, or what was refused is there.
+    Durable,
+    /// No one cut of the log explains all blocks.
+    Prefix,
     /// An answer did not have its durable copies.
     Copies,
     /// Two reigns answered that must not both.

@@ -1,5 +1,7 @@
 //! What clients asked and heard, in the world's order of events.
 
+use moorline_types::Epoch;
+
 use crate::content::OpNo;
 
 /// A point in the run: two events never share one.
@@ -40,6 +42,8 @@ pub(crate) struct Op {
     pub(crate) invoked: Tick,
     pub(crate) at_ns: u64,
     pub(crate) outcome: Outcome,
+    /// The reign that answered.
+    pub(crate) epoch: Option<Epoch>,
 }
 
 impl Op {
@@ -66,6 +70,7 @@ impl History {
             invoked: 0,
             at_ns: 0,
             outcome: Outcome::Done(0),
+            epoch: None,
         };
         Self { ops: vec![nothing] }
     }

@@ -28,7 +28,7 @@ use moorline_volume::DeviceKey;
 
 use self::{authority::MasterHost, clients::Client, hosts::Host, phases::Phase};
 use crate::{
-    checkers::{Rule, Violation, reigns::Reigns},
+    checkers::{Rule, Violation, lineage::Lineage, reigns::Reigns},
     content::OpNo,
     dice::Dice,
     faults::{Act, Pace},
@@ -152,6 +152,7 @@ pub(crate) struct World {
     clients: Vec<Client>,
     history: History,
     reigns: Reigns,
+    lineage: Lineage,
     phase: Phase,
     volume: Option<VolumeId>,
     violation: Option<Violation>,
@@ -183,6 +184,7 @@ impl World {
             clients: Vec::new(),
             history: History::new(),
             reigns: Reigns::default(),
+            lineage: Lineage::default(),
             phase: Phase::SetUp,
             volume: None,
             violation: None,

@@ -153,6 +153,7 @@ mod tests {
             invoked,
             at_ns: 0,
             outcome,
+            epoch: None,
         })
     }
 
@@ -166,6 +167,7 @@ mod tests {
             invoked,
             at_ns: 0,
             outcome: Outcome::Done(answered),
+            epoch: None,
         });
     }
 

@@ -189,6 +189,7 @@ impl World {
             invoked,
             at_ns: self.now,
             outcome: Outcome::Unknown,
+            epoch: None,
         });
         self.counts.ops += 1;
         let op = self.client_op(number, &draft);
@@ -317,7 +318,10 @@ impl World {
             self.check(copies);
         }
         let answered = self.tick();
-        self.history.get_mut(number).outcome = Outcome::Done(answered);
+        let epoch = self.hosts[host].serving;
+        let op = self.history.get_mut(number);
+        op.outcome = Outcome::Done(answered);
+        op.epoch = epoch;
         self.counts.done += 1;
         self.mix(u64::from(number.0));
         self.clients[client].done_since_healing += 1;

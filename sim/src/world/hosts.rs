@@ -10,6 +10,7 @@ use moorline_volume::{
     Action, DeviceCreation, DeviceKey, Event, ExportState, LinkDirection, LinkId, Node, NodeConfig,
     OnVolatileLoss, journal::Happening,
 };
+use moorline_wal::RecordAt;
 use moorline_wire::Message;
 
 use super::{Happens, World};
@@ -46,11 +47,17 @@ pub(super) struct Host {
     pub(super) export: Option<ExportState>,
     /// The epoch that it serves, as it said.
     pub(super) serving: Option<Epoch>,
+    /// The epoch that it began to serve in this step.
+    began: Option<Epoch>,
     pub(super) slow: u64,
     /// What each disk operation takes longer, in nanoseconds.
     pub(super) stall: u64,
     /// Its store was replaced: it has no vote, and what its disk holds counts for nothing.
     pub(super) replaced: bool,
+    /// Records of its log up to here were seen.
+    seen: Lsn,
+    /// What its log had durably when its process ended: opening must find it.
+    proven: Option<Lsn>,
     /// The highest head since its log was last cut: what was cut must not come back.
     head_since_cut: Option<Lsn>,
     /// Its process is left alone: every opening that nobody sees makes an old copy look newer.
@@ -88,9 +95,12 @@ impl Host {
             cluster: None,
             export: None,
             serving: None,
+            began: None,
             slow: 1,
             stall: 0,
             replaced: false,
+            seen: Lsn::ZERO,
+            proven: None,
             head_since_cut: None,
             spared: false,
             buried: None,
@@ -117,6 +127,10 @@ impl Host {
             Some(buried) => Some(buried),
             None => self.disks.values().next().map(|disk| &disk.ever_durable),
         }
+    }
+
+    fn lost_since(&self, head: Lsn) -> bool {
+        self.proven.is_some_and(|proven| head < proven) && !self.corrupted && !self.swapped
     }
 
     fn link_of(&self, conn: ConnNo, end: End) -> Option<LinkId> {
@@ -174,7 +188,15 @@ impl World {
     /// The process ends, by a kill or by a loss of power.
     pub(super) fn end_host(&mut self, index: usize) {
         self.memories_lost += usize::from(self.hosts[index].is_up());
+        let volume = self.volume;
         let host = &mut self.hosts[index];
+        let replica = host.node.as_ref().zip(volume);
+        let replica = replica.and_then(|(node, volume)| node.volume(volume));
+        if let Some(replica) = replica {
+            host.proven = Some(replica.store().frontiers().flushed);
+        }
+        host.seen = Lsn::ZERO;
+        host.began = None;
         host.node = None;
         host.inbox.clear();
         host.step_at = None;
@@ -276,11 +298,32 @@ impl World {
         if let Some(since) = host.head_since_cut {
             host.head_since_cut = Some(since.max(log.head()));
         }
+        let head = log.head();
+        let mut verdict = Ok(());
+        if host.seen != head {
+            let mut lsn = host.seen.min(head).max(log.tail());
+            while lsn < head && verdict.is_ok() {
+                lsn = lsn.next();
+                let Some(header) = log.header(lsn) else { continue };
+                let record = match log.record(lsn) {
+                    Some(RecordAt::Memory(record)) => Some(record),
+                    Some(RecordAt::Ring) | None => None,
+                };
+                verdict = self.lineage.saw(header, record.as_ref());
+            }
+            host.seen = head;
+        }
+        if let Some(epoch) = host.began.take() {
+            let at = self.seq + 1;
+            self.seq = at;
+            self.lineage.serves(at, epoch, log.history());
+        }
         let tail = log.tail();
         if let Some(pin) = log.pins().into_iter().find(|pin| pin.lsn < tail) {
             let reason = format!("s{} reclaimed through {tail} past {pin:?}", index + 1);
             self.broken(Violation::new(Rule::Invariant, reason));
         }
+        self.check(verdict);
     }
 
     fn watch_for_loops(&mut self, index: usize, worked: bool) {
@@ -392,11 +435,18 @@ impl World {
         let reason = match &note.what {
             Happening::ServingStarted { epoch } => {
                 self.hosts[index].serving = Some(*epoch);
+                self.hosts[index].began = Some(*epoch);
                 return;
             }
             Happening::Cut { through } => {
-                self.hosts[index].head_since_cut = Some(*through);
+                let host = &mut self.hosts[index];
+                host.head_since_cut = Some(*through);
+                host.seen = host.seen.min(*through);
                 return;
+            }
+            Happening::StoreOpened { head, .. } if self.hosts[index].lost_since(*head) => {
+                let proven = self.hosts[index].proven;
+                format!("it had {proven:?} durably and opens at {head}")
             }
             Happening::StoreOpened { head, .. } => match self.hosts[index].head_since_cut {
                 Some(since) if *head > since => {

@@ -5,7 +5,7 @@ use moorline_types::{AckPoint, Lsn, Policy};
 
 use super::{Happens, World, clients::Client, hosts::Host};
 use crate::{
-    checkers::{Rule, Violation, linear, single},
+    checkers::{Rule, Violation, lineage::Memory, linear, single},
     dice::Dice,
     plan::{MS, SECOND},
 };
@@ -166,7 +166,14 @@ impl World {
 
     /// What clients were told, against the rules.
     fn judge_history(&mut self) {
-        if self.memory_may_be_gone() {
+        let shared = self.plan.shared_sectors();
+        let memory = match self.memory_may_be_gone() {
+            true => Memory::Lost,
+            false => Memory::Kept,
+        };
+        let verdict = self.lineage.check(&self.history, shared, memory);
+        self.check(verdict);
+        if memory == Memory::Lost {
             *self.counts.notes.entry("memory_lost").or_default() += 1;
             return;
         }
@@ -185,9 +192,10 @@ impl World {
         let Some(volume) = self.volume else { return };
         let leader = self.serving_host().and_then(|host| {
             let replica = self.hosts[host].node.as_ref()?.volume(volume)?;
-            Some(replica.store().frontiers().head)
+            let at = replica.store().frontiers();
+            Some((at.head, at.tail))
         });
-        let Some(head) = leader else { return };
+        let Some((head, tail)) = leader else { return };
         let at_rest = self.hosts.iter().all(|host| {
             host.replaced
                 || host.node.as_ref().is_some_and(|node| {
@@ -195,18 +203,18 @@ impl World {
                         let store = replica.store();
                         let at = store.frontiers();
                         let whole = at.head == head && at.applied == head && at.checkpoint == head;
-                        (whole && store.is_at_rest()) || store.durable().needs_rebuild
+                        (whole && store.is_at_rest()) || store.durable().needs_rebuild || at.head < tail
                     })
                 })
         });
         if at_rest {
-            self.compare(head);
+            self.compare(head, tail);
             self.phase = Phase::Over;
         }
     }
 
     /// Replicas at rest are byte-equal.
-    fn compare(&mut self, head: Lsn) {
+    fn compare(&mut self, head: Lsn, tail: Lsn) {
         let mut seen: Option<(usize, Option<String>)> = None;
         let mut verdict = Ok(());
         let notes = &mut self.counts.notes;
@@ -217,8 +225,11 @@ impl World {
                 .as_ref()
                 .zip(self.volume)
                 .is_some_and(|(node, volume)| {
-                    node.volume(volume)
-                        .is_some_and(|replica| replica.store().durable().needs_rebuild)
+                    node.volume(volume).is_some_and(|replica| {
+                        let store = replica.store();
+                        // What the primary reclaimed nobody can send any more.
+                        store.durable().needs_rebuild || store.frontiers().head < tail
+                    })
                 });
             if host.replaced || rebuild {
                 continue;
