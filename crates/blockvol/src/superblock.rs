@@ -19,8 +19,8 @@ use crate::{
 /// Starts every superblock copy.
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"MOORSUPR";
 
-/// The format that this program writes; 0 is provisional and only read by the very same format.
-pub const FORMAT_VERSION: u32 = 0;
+/// The format that this program writes and reads; provisional.
+pub const FORMAT_VERSION: u32 = 1;
 
 /// Feature bits that this program knows.
 const FEATURES_KNOWN: u64 = 0;

@@ -25,6 +25,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use moorline_types::{BLOCK_SIZE, BlockIndex, BlockRange, Epoch, Lsn, Payload, VolumeId};
+use twox_hash::XxHash3_64;
 
 use crate::{error::RecordError, fields::Fields};
 
@@ -40,15 +41,18 @@ const VERSION: u8 = 1;
 /// The checksum of one block: over volume, block and content.
 ///
 /// Records, the block map and the extents carry this same value. `content` is one whole block.
+///
+/// The low half of XXH3-64 with a seed that is the XXH3-64 of the identity. It is no CRC, on purpose:
+/// what guests write often ends with a CRC of its own, and the CRC of such blocks is the same for all
+/// of them whenever the polynomial is. A stale block would then pass for the new one.
 #[must_use]
 pub fn block_crc(volume: VolumeId, block: BlockIndex, content: &[u8]) -> u32 {
     let mut identity = [0; 24];
     identity[..16].copy_from_slice(&volume.get().to_le_bytes());
     identity[16..].copy_from_slice(&block.get().to_le_bytes());
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&identity);
-    hasher.update(content);
-    hasher.finalize()
+    let seed = XxHash3_64::oneshot(&identity);
+    let bytes = XxHash3_64::oneshot_with_seed(seed, content).to_le_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 /// The checksums of a payload that is to be written at `range`, one per block, ascending.

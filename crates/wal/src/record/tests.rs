@@ -103,6 +103,46 @@ fn the_same_content_elsewhere_has_another_checksum() {
     );
 }
 
+/// What many guests write: a block that ends with its own checksum.
+fn self_checked(fill: u8, checksum: fn(&[u8]) -> u32) -> [u8; BLOCK_SIZE] {
+    let mut content = [fill; BLOCK_SIZE];
+    let at = BLOCK_SIZE - 4;
+    let own = checksum(&content[..at]).to_le_bytes();
+    content[at..].copy_from_slice(&own);
+    content
+}
+
+/// CRC-32C, bit by bit: what ext4, btrfs and iSCSI use.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| (crc >> 1) ^ (0x82F6_3B78 & (crc & 1).wrapping_neg());
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), step)
+    })
+}
+
+#[test]
+fn contents_that_end_with_a_crc_of_their_own_have_different_checksums() {
+    for checksum in [crc32fast::hash as fn(&[u8]) -> u32, crc32c] {
+        let of = |fill| {
+            let content = self_checked(fill, checksum);
+            block_crc(VOLUME, BlockIndex::new(7_360), &content)
+        };
+        let mut found: Vec<u32> = (0..=255).map(of).collect();
+        found.sort_unstable();
+        found.dedup();
+        assert_eq!(found.len(), 256);
+    }
+}
+
+/// The number that is on disks: it may not change with a library.
+#[test]
+fn a_block_checksum_is_what_the_format_says() {
+    let content: Vec<u8> = (0..BLOCK_SIZE).map(|at| (at % 251) as u8).collect();
+    let volume = VolumeId::new(0x0123_4567_89AB_CDEF_0011_2233_4455_6677);
+    let crc = block_crc(volume, BlockIndex::new(42), &content);
+    assert_eq!(crc, 0x9B91_A9BC, "{crc:#010x}");
+}
+
 proptest! {
     #[test]
     fn every_flipped_bit_of_a_header_is_noticed(at in 0..56usize, bit in 0..8u8) {
