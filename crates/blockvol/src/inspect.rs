@@ -10,7 +10,7 @@ mod text;
 use std::io;
 
 use moorline_types::{
-    AssignmentLine, BlockCount, BufferPool, Epoch, EpochStart, Lsn, LsnRange, OpenCount,
+    AssignmentLine, BlockCount, BufferPool, Epoch, EpochStart, GivenUp, Lsn, LsnRange, OpenCount,
 };
 use moorline_wal::{LogConfig, LogContents, LogOpenError, LogRegion, LogScan};
 use serde::Serialize;
@@ -155,6 +155,8 @@ pub struct StoreView {
     pub boot: Option<String>,
     /// Whether it was closed in order.
     pub clean_shutdown: bool,
+    /// Whether what was acknowledged from memory may be gone.
+    pub memory_lost: bool,
     /// Whether a rebuild was overwriting the image.
     pub incomplete: bool,
     /// Whether only a rebuild helps.
@@ -171,8 +173,8 @@ pub struct StoreView {
     pub checkpoint_lsn: Lsn,
     /// Epochs and their first records.
     pub history: Vec<EpochStart>,
-    /// Ranges that recorded decisions gave up.
-    pub given_up: Vec<LsnRange>,
+    /// Ranges that promotions gave up.
+    pub given_up: Vec<GivenUp>,
     /// The log.
     pub log: LogView,
     /// The digest, if asked for.
@@ -266,6 +268,7 @@ fn store_view(
         open: superblock.open,
         boot: superblock.boot.map(|boot| boot.to_string()),
         clean_shutdown: durable.clean_shutdown,
+        memory_lost: durable.memory_lost,
         incomplete: durable.incomplete,
         needs_rebuild: durable.needs_rebuild,
         promised: durable.promised.map(|promise| PromiseView {
@@ -281,7 +284,7 @@ fn store_view(
             Ok(contents) => contents.history,
             Err(_) => superblock.history,
         },
-        given_up: durable.given_up.iter().map(|given| given.range).collect(),
+        given_up: durable.given_up.clone(),
         log,
         digest,
     })

@@ -60,5 +60,5 @@ pub use mutants::{Mutant, Mutants};
 pub use opening::{CopyRepaired, Expect, ImageTrust, OpenReport, StoreOpening, StoreOptions};
 pub use store::{Frontiers, Store};
 pub use superblock::{
-    Durable, FORMAT_VERSION, GivenUp, PromiseRecord, SUPERBLOCK_MAGIC, StoreIdentity, Superblock,
+    Durable, FORMAT_VERSION, GIVEN_UP_MAX, PromiseRecord, SUPERBLOCK_MAGIC, StoreIdentity, Superblock,
 };

@@ -296,6 +296,9 @@ impl StoreOpening {
         content.open = newest.open.next();
         content.boot = Some(self.options.boot);
         content.durable.clean_shutdown = false;
+        // A store that was never opened acknowledged nothing.
+        let was_open = newest.boot.is_some();
+        content.durable.memory_lost |= was_open && !newest.durable.clean_shutdown;
         self.previous = Some(newest);
         self.content = Some(content);
         // The other copy is the bad or older one: until it is written this one stays whole.

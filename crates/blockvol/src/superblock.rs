@@ -5,8 +5,8 @@
 //! the copy with the higher generation has the newer checkpoint.
 
 use moorline_types::{
-    AssignmentLine, BlockCount, BootId, ClusterId, ConfigVersion, Epoch, EpochStart, Lsn, LsnRange,
-    OpenCount, ServerId, StoreId, VolumeId,
+    AssignmentLine, BlockCount, BootId, ClusterId, ConfigVersion, Epoch, EpochStart, GivenUp,
+    GivenUpWhy, Lsn, LsnRange, OpenCount, ServerId, StoreId, VolumeId,
 };
 use moorline_wal::LogAnchor;
 
@@ -40,6 +40,12 @@ const FLAG_NEEDS_REBUILD: u32 = 2;
 const FLAG_CLEAN: u32 = 4;
 const FLAG_PROMISED: u32 = 8;
 const FLAG_LINE: u32 = 16;
+const FLAG_MEMORY_LOST: u32 = 32;
+
+/// Most given-up ranges in a superblock: 14 KiB of it. Who adds one more refuses instead.
+pub const GIVEN_UP_MAX: usize = 256;
+
+const GIVEN_UP_BYTES: usize = 56;
 
 /// Who a store is; fixed when it is formatted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,17 +73,6 @@ pub struct PromiseRecord {
     pub boot: BootId,
 }
 
-/// Records that a recorded decision gave up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GivenUp {
-    /// The epoch whose promotion gave them up.
-    pub epoch: Epoch,
-    /// Which records.
-    pub range: LsnRange,
-    /// The operation that decided it.
-    pub operation: u128,
-}
-
 /// What others rely on: durable in both superblocks before it is acted on or answered.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Durable {
@@ -89,12 +84,15 @@ pub struct Durable {
     pub incomplete: bool,
     /// Only a completed rebuild makes this replica useful again.
     pub needs_rebuild: bool,
-    /// Ranges that recorded decisions gave up, oldest first.
+    /// Ranges that promotions gave up, oldest first; at most [`GIVEN_UP_MAX`].
     pub given_up: Vec<GivenUp>,
     /// Committed as known when it was persisted; the volume's real one may be higher.
     pub committed: Lsn,
     /// The store was closed in order: nothing acknowledged was only in memory.
     pub clean_shutdown: bool,
+    /// What was acknowledged from memory may be gone (`PROM-12`). Set by an open without a
+    /// clean-shutdown mark; cleared once all that a primary holds was received again.
+    pub memory_lost: bool,
 }
 
 impl Durable {
@@ -190,7 +188,8 @@ impl Superblock {
             out.epoch(given_up.epoch);
             out.lsn(given_up.range.after());
             out.lsn(given_up.range.through());
-            out.u128(given_up.operation);
+            out.epoch(given_up.mark);
+            out.u64(u64::from(given_up.why as u8));
         }
         out.bytes(&line);
         seal(out.0)
@@ -233,6 +232,7 @@ impl Superblock {
             (self.durable.clean_shutdown, FLAG_CLEAN),
             (self.durable.promised.is_some(), FLAG_PROMISED),
             (self.durable.line.is_some(), FLAG_LINE),
+            (self.durable.memory_lost, FLAG_MEMORY_LOST),
         ] {
             if set {
                 flags |= flag;
@@ -446,6 +446,7 @@ fn decode_durable(
         given_up,
         committed: head.committed,
         clean_shutdown: is_set(FLAG_CLEAN),
+        memory_lost: is_set(FLAG_MEMORY_LOST),
     };
     Ok((history, durable))
 }
@@ -467,17 +468,19 @@ fn decode_history(fields: &mut Decoder<'_>, count: usize) -> Option<Vec<EpochSta
 }
 
 fn decode_given_up(fields: &mut Decoder<'_>, count: usize) -> Option<Vec<GivenUp>> {
-    let bytes = fields.bytes(count.checked_mul(48)?)?;
+    let bytes = fields.bytes(count.checked_mul(GIVEN_UP_BYTES)?)?;
     let mut entries = Decoder::new(bytes);
     let mut given_up = Vec::with_capacity(count);
     while !entries.is_empty() {
         let epoch = entries.epoch()?;
         let range = LsnRange::new(entries.lsn()?, entries.lsn()?)?;
-        let operation = entries.u128()?;
+        let mark = entries.epoch()?;
+        let why = u8::try_from(entries.u64()?).ok()?;
         given_up.push(GivenUp {
             epoch,
             range,
-            operation,
+            why: GivenUpWhy::from_byte(why)?,
+            mark,
         });
     }
     Some(given_up)

@@ -9,6 +9,7 @@
 //! | `ids.rs` | volumes, servers, replicas, stores, boots, sessions |
 //! | `time.rs` | [`Instant`], nanoseconds of a clock that the caller reads |
 //! | `geometry.rs` | 4 KiB blocks and ranges of them |
+//! | `given_up.rs` | [`GivenUp`]: records that a promotion gave up |
 //! | `assignment.rs` | [`AssignmentLine`], [`Member`]: the newest recorded line about a volume |
 //! | `policy.rs` | [`Policy`], [`AckPoint`]: when a write may be acknowledged |
 //! | `payload.rs` | [`PageBuf`], [`Payload`], [`BufferPool`]: aligned, pooled, shared bytes |
@@ -20,6 +21,7 @@ mod assignment;
 mod device_op;
 mod epoch;
 mod geometry;
+mod given_up;
 mod ids;
 mod lsn;
 mod payload;
@@ -32,6 +34,7 @@ pub use device_op::{
 };
 pub use epoch::{ConfigVersion, Epoch, EpochStart};
 pub use geometry::{BLOCK_SIZE, BlockCount, BlockIndex, BlockRange, ByteCount};
+pub use given_up::{GivenUp, GivenUpWhy, MARK_GIVEN_UP_MAX};
 pub use ids::{
     BootId, ClusterId, IdError, OpenCount, ReplicaId, ServerId, SessionId, StoreId, VolumeId,
 };

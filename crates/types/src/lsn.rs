@@ -15,7 +15,7 @@ pub struct Lsn(u64);
 impl Lsn {
     /// Before the first record.
     pub const ZERO: Self = Self(0);
-    /// The highest position there is; used as an upper end of searches only.
+    /// The highest position there is; used as an upper end only, of searches and of what is lost.
     pub const MAX: Self = Self(u64::MAX);
 
     /// Makes a position from its number.

@@ -83,10 +83,15 @@ pub enum Happening {
         /// Which.
         range: LsnRange,
     },
-    /// Acknowledged records that were only in memory are gone.
+    /// Acknowledged records that were only in memory may be gone (`PROM-12`).
     VolatileTailLost {
-        /// Which.
-        range: LsnRange,
+        /// Those above this one.
+        after: Lsn,
+        /// The highest one that is known to have been acknowledged; not above `after` when a loss
+        /// is only not ruled out.
+        acknowledged: Lsn,
+        /// Whether clients wait for an operator, or the server was told to go on.
+        serving: AfterLoss,
     },
     /// The epoch's mark was appended.
     EpochOpened {
@@ -133,6 +138,15 @@ pub enum Happening {
         /// Why.
         reason: &'static str,
     },
+}
+
+/// What follows a loss of acknowledged records.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum AfterLoss {
+    /// Nobody is served: an operator restarts the servers with `on-volatile-loss = "continue"`.
+    WaitsForOperator,
+    /// The server was told to go on with what is left.
+    GoesOn,
 }
 
 /// Why an assignment changed nothing.

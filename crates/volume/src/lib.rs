@@ -23,6 +23,7 @@ mod desk;
 pub mod journal;
 pub mod lease;
 mod locks;
+mod losses;
 mod mutants;
 mod node;
 pub mod promotion;

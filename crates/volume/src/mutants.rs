@@ -17,6 +17,10 @@ pub enum Mutant {
     PromiseDuringLease = 8,
     /// A promotion commits what it found before its mark commits.
     MarkIgnored = 16,
+    /// What was given up is not persisted before the cut into it.
+    EvidenceNotPersisted = 32,
+    /// Memory lost in restarts is not looked at.
+    MemoryLossIgnored = 64,
 }
 
 /// The bugs planted in one node. None by default.

@@ -7,12 +7,17 @@
 use std::collections::BTreeMap;
 
 use moorline_engine::{epoch_of, last_common};
-use moorline_types::{AckPoint, AssignmentLine, Epoch, Instant, Lsn, LsnRange, Policy, ServerId};
-use moorline_wire::{ImageState, ReplicaFacts};
+use moorline_types::{
+    AckPoint, AssignmentLine, Epoch, GivenUp, GivenUpWhy, Instant, Lsn, LsnRange,
+    MARK_GIVEN_UP_MAX, Policy, ServerId,
+};
+use moorline_wire::{ImageState, MemoryState, ReplicaFacts};
 
 use crate::{
     commit::majority,
+    losses,
     mutants::{Mutant, Mutants},
+    replica::OnVolatileLoss,
 };
 
 /// A store's claim to its seat, as the recorded line sees it (`VOTE-1`).
@@ -115,6 +120,14 @@ pub enum DeclineReason {
         /// The best log ends here.
         best: Lsn,
     },
+    /// Under `sync_all` at ack point `received`: its own memory is lost, and members of the
+    /// in-sync set did not say in time what theirs holds.
+    MemoryLost {
+        /// Who did not answer.
+        without: Vec<ServerId>,
+    },
+    /// There is no room for what was given up.
+    GivenUpFull,
 }
 
 /// How the candidate comes to hold the best log.
@@ -128,15 +141,27 @@ pub struct Adoption {
     pub sources: Vec<ServerId>,
     /// Known to be committed; nothing above is, until the epoch's mark commits.
     pub committed: Lsn,
-    /// Doubtful records that nobody could confirm, given up with an event.
-    pub given_up: Option<LsnRange>,
-    /// At ack point `received`: acknowledged records that no log holds.
-    pub volatile_loss: Option<LsnRange>,
+    /// What was given up, now or before: durable before anything else is done (`CUT-6`). The
+    /// epoch's mark announces those that name it.
+    pub given_up: Vec<GivenUp>,
+    /// The highest record that any answer knows to have been acknowledged.
+    pub acknowledged: Lsn,
+}
+
+impl Adoption {
+    /// What the mark of `epoch` is to announce.
+    pub fn announced(&self, epoch: Epoch) -> impl Iterator<Item = &GivenUp> {
+        self.given_up
+            .iter()
+            .filter(move |given_up| given_up.mark == epoch)
+    }
 }
 
 /// Everything that a decision follows from.
 #[derive(Clone, Copy, Debug)]
 pub struct Round<'a> {
+    /// The epoch that the candidate is to open.
+    pub epoch: Epoch,
     /// The line that the candidate counts by.
     pub line: &'a AssignmentLine,
     /// Its own facts, its promise persisted.
@@ -147,6 +172,8 @@ pub struct Round<'a> {
     pub doubt_until: Instant,
     /// The current instant.
     pub now: Instant,
+    /// Whether clients wait for an operator when acknowledged records may be lost.
+    pub on_volatile_loss: OnVolatileLoss,
     /// Planted bugs.
     pub mutants: Mutants,
 }
@@ -167,18 +194,32 @@ pub fn decide(round: Round<'_>) -> Decision {
         return Decision::Decline(DeclineReason::NotInSync);
     }
     let counted = counted(&round);
-    if !is_enough(&round, &counted) {
-        return Decision::Wait;
+    match enough(&round, &counted) {
+        Enough::Yes => {}
+        Enough::NotYet => return Decision::Wait,
+        Enough::MemoryLost { without: _ } if round.now < round.doubt_until => {
+            return Decision::WaitForDoubt {
+                until: round.doubt_until,
+            };
+        }
+        Enough::MemoryLost { without } => {
+            return Decision::Decline(DeclineReason::MemoryLost { without });
+        }
     }
     let best = best_log(round.own, &counted);
     let doubtful = doubt(&counted, round.own, best.head);
+    let losses = Losses {
+        doubtful,
+        volatile: volatile_loss(&round, &counted, best.head),
+    };
+    let doubts = losses.doubtful.is_some() || losses.volatile.is_some();
     let all_answered = round.answers.len() + 1 >= round.line.members.len();
-    if doubtful.is_some() && !all_answered && round.now < round.doubt_until {
+    if doubts && !all_answered && round.now < round.doubt_until {
         return Decision::WaitForDoubt {
             until: round.doubt_until,
         };
     }
-    adopt(&round, &counted, best, doubtful)
+    adopt(&round, &counted, best, losses)
 }
 
 fn newest_line(round: &Round<'_>) -> Option<AssignmentLine> {
@@ -202,30 +243,83 @@ fn counted<'a>(round: &Round<'a>) -> Vec<&'a ReplicaFacts> {
         .collect()
 }
 
-fn is_enough(round: &Round<'_>, counted: &[&ReplicaFacts]) -> bool {
-    match round.line.policy {
-        Policy::BestEffort => true,
-        Policy::SyncQuorum => counted.len() + 1 >= majority(round.line.members.len()),
+/// Whether the answers allow a decision (`PROM-3`).
+enum Enough {
+    Yes,
+    NotYet,
+    /// Its own memory is gone: every in-sync member must say what it still holds.
+    MemoryLost {
+        without: Vec<ServerId>,
+    },
+}
+
+fn enough(round: &Round<'_>, counted: &[&ReplicaFacts]) -> Enough {
+    let line = round.line;
+    match line.policy {
+        Policy::BestEffort => Enough::Yes,
+        Policy::SyncQuorum if counted.len() + 1 >= majority(line.members.len()) => Enough::Yes,
+        Policy::SyncQuorum => Enough::NotYet,
         Policy::SyncAll => {
-            if round.line.ack == AckPoint::Flushed || !boot_changed(round.own, round.line) {
-                return true;
+            if line.ack == AckPoint::Flushed || remembers(round, round.own) {
+                return Enough::Yes;
             }
-            // Its memory is gone: every in-sync member must say what it still holds.
-            let others = round
-                .line
+            let without: Vec<ServerId> = line
                 .in_sync
                 .iter()
-                .filter(|server| **server != round.own.server);
-            others
-                .into_iter()
-                .all(|server| counted.iter().any(|facts| facts.server == *server))
+                .filter(|server| **server != round.own.server)
+                .filter(|server| counted.iter().all(|facts| facts.server != **server))
+                .cloned()
+                .collect();
+            if without.is_empty() {
+                Enough::Yes
+            } else {
+                Enough::MemoryLost { without }
+            }
         }
     }
 }
 
-fn boot_changed(facts: &ReplicaFacts, line: &AssignmentLine) -> bool {
-    let recorded = line.member(&facts.server).and_then(|member| member.boot);
-    recorded.is_some_and(|boot| boot != facts.boot)
+fn remembers(round: &Round<'_>, facts: &ReplicaFacts) -> bool {
+    facts.memory == MemoryState::Intact || round.mutants.has(Mutant::MemoryLossIgnored)
+}
+
+/// Whether the answers whose memory is intact meet every set that could have acknowledged a record
+/// (`PROM-12`).
+fn memory_meets_every_set(round: &Round<'_>, counted: &[&ReplicaFacts]) -> bool {
+    let others = counted.iter().filter(|facts| remembers(round, facts));
+    let intact = others.count() + usize::from(remembers(round, round.own));
+    match round.line.policy {
+        Policy::SyncQuorum => intact >= majority(round.line.members.len()),
+        // Who counts is in the in-sync set, and every one of it received what was acknowledged.
+        Policy::SyncAll => intact > 0,
+        // What another primary held alone is lost with consent.
+        Policy::BestEffort => remembers(round, round.own),
+    }
+}
+
+/// Records above the best log that were given up just now.
+struct Losses {
+    doubtful: Option<LsnRange>,
+    volatile: Option<LsnRange>,
+}
+
+/// At ack point `received`: everything above the best log, unless it is certain that nothing there
+/// was acknowledged (`INV-28`).
+fn volatile_loss(round: &Round<'_>, counted: &[&ReplicaFacts], best: Lsn) -> Option<LsnRange> {
+    match round.line.ack {
+        AckPoint::Flushed => None,
+        AckPoint::Received => {
+            let certain =
+                memory_meets_every_set(round, counted) && acknowledged(round.own, counted) <= best;
+            (!certain).then(|| LsnRange::new(best, Lsn::MAX).expect("nothing is above MAX"))
+        }
+    }
+}
+
+/// The highest record that any answer knows to have been acknowledged.
+fn acknowledged(own: &ReplicaFacts, counted: &[&ReplicaFacts]) -> Lsn {
+    let others = counted.iter().map(|facts| facts.acknowledged);
+    others.fold(own.acknowledged, Lsn::max)
 }
 
 /// Highest epoch of the last record, then highest head; never the promised epoch.
@@ -256,16 +350,100 @@ fn doubt(counted: &[&ReplicaFacts], own: &ReplicaFacts, best: Lsn) -> Option<Lsn
     LsnRange::new(best, through).filter(|range| !range.is_empty())
 }
 
+/// What the candidate keeps and announces (`PROM-7`, `PROM-12`, `PROM-13`).
+fn given_up(
+    round: &Round<'_>,
+    counted: &[&ReplicaFacts],
+    best: &ReplicaFacts,
+    losses: &Losses,
+) -> Result<Vec<GivenUp>, losses::GivenUpFull> {
+    let mut known: Vec<GivenUp> = Vec::new();
+    for facts in counted.iter().copied().chain([round.own]) {
+        known = losses::merge(&known, facts.given_up.iter().copied(), &best.history)?;
+    }
+    let stands: Vec<GivenUp> = losses::standing(&known, &best.history).copied().collect();
+    for given_up in &mut known {
+        // What no mark of the best log announces is announced by its own, with its first cause;
+        // and for what clients wait they go on waiting.
+        if !losses::is_announced(given_up, &best.history) || stands.contains(given_up) {
+            given_up.mark = round.epoch;
+            if given_up.why.is_volatile() {
+                given_up.why = volatile_why(round.on_volatile_loss);
+            }
+        }
+    }
+    let new = [
+        (losses.doubtful, GivenUpWhy::Doubtful),
+        (losses.volatile, volatile_why(round.on_volatile_loss)),
+    ];
+    for (range, why) in new {
+        let Some(range) = range else { continue };
+        let told = known.iter().any(|given_up| {
+            given_up.mark == round.epoch
+                && given_up.why.is_volatile() == why.is_volatile()
+                && given_up.range.after() <= range.after()
+                && range.through() <= given_up.range.through()
+        });
+        if !told {
+            let (epoch, mark) = (round.epoch, round.epoch);
+            let given_up = GivenUp {
+                epoch,
+                range,
+                why,
+                mark,
+            };
+            known = losses::merge(&known, [given_up], &best.history)?;
+        }
+    }
+    let announced = known.iter().filter(|given_up| given_up.mark == round.epoch);
+    if announced.count() > MARK_GIVEN_UP_MAX {
+        return Err(losses::GivenUpFull);
+    }
+    Ok(known)
+}
+
+const fn volatile_why(on_volatile_loss: OnVolatileLoss) -> GivenUpWhy {
+    match on_volatile_loss {
+        OnVolatileLoss::Stop => GivenUpWhy::VolatileStands,
+        OnVolatileLoss::Continue => GivenUpWhy::VolatileCleared,
+    }
+}
+
+/// What these facts prove to be committed in the log of the best: what was given up long ago is
+/// not.
+fn committed_by(facts: &ReplicaFacts, best: &ReplicaFacts, before: &[GivenUp]) -> Lsn {
+    let known = facts.committed.max(facts.applied).max(facts.checkpoint);
+    if known <= best.head {
+        return known;
+    }
+    let common = last_common((&best.history, best.head), (&facts.history, facts.head));
+    match common {
+        Some(common) if losses::excused(before, (common, known), (&facts.history, facts.head)) => {
+            facts.applied.max(facts.checkpoint).min(common)
+        }
+        Some(_) | None => known,
+    }
+}
+
 fn adopt(
     round: &Round<'_>,
     counted: &[&ReplicaFacts],
     best: &ReplicaFacts,
-    given_up: Option<LsnRange>,
+    losses: Losses,
 ) -> Decision {
     let own = round.own;
     let everyone = || counted.iter().copied().chain([own]);
+    let Ok(given_up) = given_up(round, counted, best, &losses) else {
+        return Decision::Decline(DeclineReason::GivenUpFull);
+    };
+    // A decision of this very round excuses nothing.
+    let before: Vec<GivenUp> = given_up
+        .iter()
+        .filter(|given_up| given_up.epoch < round.epoch)
+        .copied()
+        .collect();
     let committed = everyone()
-        .map(|facts| facts.committed.max(facts.applied).max(facts.checkpoint))
+        .map(|facts| committed_by(facts, best, &before))
         .max()
         .unwrap_or(own.committed);
     if committed > best.head {
@@ -294,16 +472,16 @@ fn adopt(
     if fetch.is_some() && sources.is_empty() {
         return Decision::Decline(DeclineReason::LacksRecords { better });
     }
-    let acknowledged = everyone()
-        .map(|facts| facts.acknowledged)
-        .max()
-        .unwrap_or(Lsn::ZERO);
-    let volatile_loss = match round.line.ack {
-        AckPoint::Flushed => None,
-        AckPoint::Received => {
-            LsnRange::new(best.head, acknowledged).filter(|range| !range.is_empty())
-        }
-    };
+    let acknowledged = acknowledged(own, counted);
+    let announces_loss = given_up
+        .iter()
+        .any(|given_up| given_up.mark == round.epoch && given_up.why.is_volatile());
+    assert!(
+        round.line.ack == AckPoint::Flushed
+            || announces_loss
+            || (acknowledged <= best.head && memory_meets_every_set(round, counted)),
+        "INV-28: a loss is ruled out by intact memory that meets every acknowledging set"
+    );
     Decision::Adopt(Adoption {
         cut,
         fetch,
@@ -313,7 +491,7 @@ fn adopt(
             .collect(),
         committed,
         given_up,
-        volatile_loss,
+        acknowledged,
     })
 }
 

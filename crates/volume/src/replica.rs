@@ -20,6 +20,7 @@ mod client_side;
 mod fetching;
 mod follow;
 mod lines;
+mod memory;
 mod messages;
 mod reign;
 mod report;
@@ -37,7 +38,7 @@ use moorline_types::{
 };
 use moorline_wal::ReadId;
 use moorline_wire::{
-    ImageState, LastShutdown, Message, Promised, ReplicaFacts, VolumeHeader, VolumeMessage,
+    ImageState, MemoryState, Message, Promised, ReplicaFacts, VolumeHeader, VolumeMessage,
     VoteClaim,
 };
 
@@ -125,7 +126,6 @@ pub struct Replica {
     desk: Desk,
     export: Option<ExportState>,
     doubtful: Option<LsnRange>,
-    last_shutdown: LastShutdown,
     /// Committed as known at the open: above the head when records were lost that others hold.
     committed_at_open: Lsn,
     /// What clients were told through, as this replica heard.
@@ -181,11 +181,6 @@ impl Replica {
         if let Some(line) = &line {
             grants.show(line.epoch);
         }
-        let last_shutdown = if report.previous_clean {
-            LastShutdown::Clean
-        } else {
-            LastShutdown::Crash
-        };
         let mut replica = Self {
             volume: store.identity().volume,
             device,
@@ -201,7 +196,6 @@ impl Replica {
             desk: Desk::default(),
             export: None,
             doubtful: report.log.torn,
-            last_shutdown,
             committed_at_open: report.committed_known,
             acknowledged: Lsn::ZERO,
             led: Epoch::ZERO,
@@ -219,6 +213,7 @@ impl Replica {
                 doubtful: report.log.torn,
             },
         );
+        replica.recall_marks();
         replica.follow_what_was_promised();
         replica
     }
@@ -348,6 +343,7 @@ impl Replica {
                 Then::Nothing => {}
             }
         }
+        self.cut_that_waited(ctx);
         if let Role::Follower(follower) = &mut self.role {
             // An acknowledgement names the line that is persisted here (`JOIN-5`).
             follower.owes_ack();
@@ -432,8 +428,12 @@ impl Replica {
             line: durable.line.clone(),
             vote: self.vote_claim(),
             image: self.image(),
-            last_shutdown: self.last_shutdown,
-            given_up: self.given_up(),
+            memory: if durable.memory_lost {
+                MemoryState::Lost
+            } else {
+                MemoryState::Intact
+            },
+            given_up: durable.given_up.clone(),
         }
     }
 

@@ -32,6 +32,12 @@ pub enum RecordError {
         /// The number found.
         blocks: u32,
     },
+    /// Given-up ranges where none can be, too many of them, or one that makes no sense.
+    #[error("{ranges} given-up ranges do not belong there")]
+    BadGivenUp {
+        /// The number found.
+        ranges: usize,
+    },
     /// The header is damaged, or of another volume.
     #[error("record header checksum is {have:08x}, not {want:08x}")]
     HeaderCrc {

@@ -24,12 +24,12 @@
 //!
 //! The checksum does not cover the payload: the record headers' block checksums do.
 
-use moorline_types::{BLOCK_SIZE, BufferPool, Lsn, Payload, StoreId};
+use moorline_types::{BLOCK_SIZE, BufferPool, Lsn, MARK_GIVEN_UP_MAX, Payload, StoreId};
 
 use crate::{
     error::FrameError,
     fields::Fields,
-    record::{RECORD_BLOCKS_MAX, RECORD_HEADER_BYTES, Record},
+    record::{GIVEN_UP_BYTES, RECORD_BLOCKS_MAX, RECORD_HEADER_BYTES, Record},
 };
 
 /// Most bytes of a frame that holds more than one record.
@@ -154,6 +154,9 @@ impl FrameHeader {
         let payload_bytes = self.payload_bytes as usize;
         let blocks = payload_bytes / BLOCK_SIZE;
         let bytes = u64::from(count) * RECORD_HEADER_BYTES as u64 + blocks as u64 * 4;
+        // Epoch marks may announce given-up ranges; what their headers say is checked with them.
+        let announced = u64::from(self.record_bytes).checked_sub(bytes);
+        let announced_max = u64::from(count) * (MARK_GIVEN_UP_MAX * GIVEN_UP_BYTES) as u64;
         let counts = match self.kind {
             FrameKind::Records { first, count } => {
                 count > 0 && first > Lsn::ZERO && self.last().is_some()
@@ -161,7 +164,9 @@ impl FrameHeader {
             FrameKind::Cut { .. } | FrameKind::Mark => count == 0 && blocks == 0,
         };
         counts
-            && bytes == u64::from(self.record_bytes)
+            && announced.is_some_and(|announced| {
+                announced <= announced_max && announced.is_multiple_of(GIVEN_UP_BYTES as u64)
+            })
             && payload_bytes.is_multiple_of(BLOCK_SIZE)
             && blocks <= RECORD_BLOCKS_MAX as usize
             && self.header_bytes() as u64 <= FRAME_BYTES_MAX
@@ -246,7 +251,7 @@ pub(crate) const fn frame_bytes(record_bytes: usize, payload_bytes: usize) -> u6
 
 #[cfg(test)]
 mod tests {
-    use moorline_types::{Epoch, VolumeId};
+    use moorline_types::{Epoch, GivenUp, GivenUpWhy, LsnRange, VolumeId};
     use proptest::prelude::*;
 
     use super::*;
@@ -292,6 +297,28 @@ mod tests {
         assert_eq!(blocks.blocks(), 3);
         assert_eq!(header.last(), Some(Lsn::new(200)));
         assert_eq!(header.verify(blocks.as_slice()), Ok(()));
+    }
+
+    #[test]
+    fn marks_that_announce_losses_have_longer_headers() {
+        let pool = BufferPool::new();
+        let epoch = Epoch::new(3, 0);
+        let lost = [GivenUp {
+            epoch,
+            range: LsnRange::new(Lsn::new(5), Lsn::MAX).unwrap(),
+            why: GivenUpWhy::Doubtful,
+            mark: epoch,
+        }; 2];
+        let mark_record =
+            Record::epoch_mark_announcing(VolumeId::new(1), epoch, Lsn::new(6), &lost);
+        let (mut header, _) = mark(&pool);
+        header.kind = FrameKind::Records {
+            first: Lsn::new(6),
+            count: 1,
+        };
+        header.record_bytes = u32::try_from(mark_record.header_bytes().len()).unwrap();
+        let blocks = header.encode(&pool, [mark_record].iter());
+        assert_eq!(FrameHeader::decode(blocks.as_slice()), Ok(header));
     }
 
     #[test]

@@ -8,14 +8,15 @@
 //! |---|---|
 //! | 0..4 | magic `MREC` |
 //! | 4..8 | CRC32 over the volume id (16 bytes) and bytes 8.. of this header |
-//! | 8 | version, 1 |
+//! | 8 | version, 1; 2 for an epoch mark that announces given-up ranges |
 //! | 9 | kind: 1 write, 2 trim, 3 write zeroes, 4 epoch mark |
-//! | 10..12 | zero |
+//! | 10..12 | number of given-up ranges (version 2), else zero |
 //! | 12..16 | number of blocks |
 //! | 16..24 | first block |
 //! | 24..40 | epoch: assignment, reign |
 //! | 40..48 | LSN |
 //! | 48.. | for a write: one block checksum of 4 bytes per block |
+//! | 48.. | version 2: for each given-up range 40 bytes: epoch that gave it up 16, after 8, through 8, why 1, zero 7 |
 //!
 //! The block checksum covers volume, block and content, so a block that landed in the wrong place
 //! does not pass, and the header's covers the checksums: whoever holds a valid header can judge
@@ -24,7 +25,10 @@
 use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
-use moorline_types::{BLOCK_SIZE, BlockIndex, BlockRange, Epoch, Lsn, Payload, VolumeId};
+use moorline_types::{
+    BLOCK_SIZE, BlockIndex, BlockRange, Epoch, GivenUp, GivenUpWhy, Lsn, LsnRange,
+    MARK_GIVEN_UP_MAX, Payload, VolumeId,
+};
 use twox_hash::XxHash3_64;
 
 use crate::{error::RecordError, fields::Fields};
@@ -37,6 +41,14 @@ pub const RECORD_HEADER_BYTES: usize = 48;
 
 const MAGIC: [u8; 4] = *b"MREC";
 const VERSION: u8 = 1;
+/// Of an epoch mark that announces given-up ranges. Programs that know version 1 alone refuse it.
+const VERSION_ANNOUNCING: u8 = 2;
+
+/// Bytes of one given-up range in the header of an epoch mark.
+pub(crate) const GIVEN_UP_BYTES: usize = 40;
+
+// The count is two bytes wide, and a mark's header stays below one block.
+const _: () = assert!(RECORD_HEADER_BYTES + MARK_GIVEN_UP_MAX * GIVEN_UP_BYTES < BLOCK_SIZE);
 
 /// The checksum of one block: over volume, block and content.
 ///
@@ -106,6 +118,7 @@ pub struct RecordHeader {
     range: BlockRange,
     kind: RecordKind,
     crcs: Box<[u32]>,
+    given_up: Box<[GivenUp]>,
 }
 
 impl RecordHeader {
@@ -139,6 +152,12 @@ impl RecordHeader {
         &self.crcs
     }
 
+    /// What an epoch mark announces as given up; empty for any other record.
+    #[must_use]
+    pub fn given_up(&self) -> &[GivenUp] {
+        &self.given_up
+    }
+
     /// Bytes of payload that belong to the record.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
@@ -148,7 +167,7 @@ impl RecordHeader {
     /// Bytes of the encoded header.
     #[must_use]
     pub fn encoded_bytes(&self) -> usize {
-        RECORD_HEADER_BYTES + self.crcs.len() * 4
+        RECORD_HEADER_BYTES + self.crcs.len() * 4 + self.given_up.len() * GIVEN_UP_BYTES
     }
 
     /// The encoded header.
@@ -158,6 +177,11 @@ impl RecordHeader {
         out[..4].copy_from_slice(&MAGIC);
         out[8] = VERSION;
         out[9] = self.kind as u8;
+        if !self.given_up.is_empty() {
+            out[8] = VERSION_ANNOUNCING;
+            let count = u16::try_from(self.given_up.len()).expect("bounded by MARK_GIVEN_UP_MAX");
+            out[10..12].copy_from_slice(&count.to_le_bytes());
+        }
         out[12..16].copy_from_slice(&self.range.count().to_le_bytes());
         out[16..24].copy_from_slice(&self.range.first().get().to_le_bytes());
         out[24..32].copy_from_slice(&self.epoch.assignment().to_le_bytes());
@@ -168,6 +192,12 @@ impl RecordHeader {
             .zip(&self.crcs)
         {
             slot.copy_from_slice(&crc.to_le_bytes());
+        }
+        for (slot, given_up) in out[RECORD_HEADER_BYTES..]
+            .chunks_exact_mut(GIVEN_UP_BYTES)
+            .zip(&self.given_up)
+        {
+            encode_given_up(given_up, slot);
         }
         let crc = header_crc(self.volume, &out);
         out[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -267,6 +297,7 @@ impl Record {
             range,
             kind: RecordKind::Write,
             crcs: crcs.into(),
+            given_up: Box::default(),
         };
         let header_bytes = header.encode();
         Self::assemble(header, header_bytes, payload)
@@ -275,22 +306,48 @@ impl Record {
     /// A trim of `range`.
     #[must_use]
     pub fn trim(volume: VolumeId, epoch: Epoch, lsn: Lsn, range: BlockRange) -> Self {
-        Self::bare(volume, epoch, lsn, range, RecordKind::Trim)
+        Self::bare(volume, epoch, lsn, range, RecordKind::Trim, &[])
     }
 
     /// Zeroes over `range`.
     #[must_use]
     pub fn write_zeroes(volume: VolumeId, epoch: Epoch, lsn: Lsn, range: BlockRange) -> Self {
-        Self::bare(volume, epoch, lsn, range, RecordKind::WriteZeroes)
+        Self::bare(volume, epoch, lsn, range, RecordKind::WriteZeroes, &[])
     }
 
     /// The first record of `epoch`.
     #[must_use]
     pub fn epoch_mark(volume: VolumeId, epoch: Epoch, lsn: Lsn) -> Self {
-        Self::bare(volume, epoch, lsn, no_blocks(), RecordKind::EpochMark)
+        Self::epoch_mark_announcing(volume, epoch, lsn, &[])
     }
 
-    fn bare(volume: VolumeId, epoch: Epoch, lsn: Lsn, range: BlockRange, kind: RecordKind) -> Self {
+    /// The first record of `epoch`, which announces what was given up.
+    ///
+    /// # Panics
+    ///
+    /// If another mark is to announce one of the ranges, or there are more than
+    /// [`MARK_GIVEN_UP_MAX`].
+    #[must_use]
+    pub fn epoch_mark_announcing(
+        volume: VolumeId,
+        epoch: Epoch,
+        lsn: Lsn,
+        given_up: &[GivenUp],
+    ) -> Self {
+        assert!(given_up.len() <= MARK_GIVEN_UP_MAX);
+        assert!(given_up.iter().all(|given_up| given_up.mark == epoch));
+        let kind = RecordKind::EpochMark;
+        Self::bare(volume, epoch, lsn, no_blocks(), kind, given_up)
+    }
+
+    fn bare(
+        volume: VolumeId,
+        epoch: Epoch,
+        lsn: Lsn,
+        range: BlockRange,
+        kind: RecordKind,
+        given_up: &[GivenUp],
+    ) -> Self {
         let header = RecordHeader {
             volume,
             epoch,
@@ -298,6 +355,7 @@ impl Record {
             range,
             kind,
             crcs: Box::default(),
+            given_up: given_up.into(),
         };
         let header_bytes = header.encode();
         Self::assemble(header, header_bytes, Payload::empty())
@@ -359,6 +417,12 @@ impl Record {
     #[must_use]
     pub fn crcs(&self) -> &[u32] {
         &self.0.header.crcs
+    }
+
+    /// What an epoch mark announces as given up; empty for any other record.
+    #[must_use]
+    pub fn given_up(&self) -> &[GivenUp] {
+        &self.0.header.given_up
     }
 
     /// The content of a write; empty otherwise.
@@ -455,12 +519,23 @@ fn decode_header(volume: VolumeId, bytes: &[u8]) -> Result<(RecordHeader, usize)
     if fields.0[..4] != MAGIC {
         return Err(RecordError::BadMagic);
     }
-    if bytes[8] != VERSION {
-        return Err(RecordError::UnknownVersion { version: bytes[8] });
+    let version = bytes[8];
+    if version != VERSION && version != VERSION_ANNOUNCING {
+        return Err(RecordError::UnknownVersion { version });
     }
     let Some(kind) = RecordKind::from_byte(bytes[9]) else {
         return Err(RecordError::UnknownKind { kind: bytes[9] });
     };
+    let ranges = usize::from(fields.u16(10));
+    let announces = version == VERSION_ANNOUNCING;
+    let allowed = if announces {
+        kind == RecordKind::EpochMark && (1..=MARK_GIVEN_UP_MAX).contains(&ranges)
+    } else {
+        ranges == 0
+    };
+    if !allowed {
+        return Err(RecordError::BadGivenUp { ranges });
+    }
     let blocks = fields.u32(12);
     let crcs = match kind {
         RecordKind::Write if (1..=RECORD_BLOCKS_MAX).contains(&blocks) => blocks as usize,
@@ -468,7 +543,7 @@ fn decode_header(volume: VolumeId, bytes: &[u8]) -> Result<(RecordHeader, usize)
         RecordKind::EpochMark if blocks != 0 => return Err(RecordError::BadLength { blocks }),
         RecordKind::Trim | RecordKind::WriteZeroes | RecordKind::EpochMark => 0,
     };
-    let length = RECORD_HEADER_BYTES + crcs * 4;
+    let length = RECORD_HEADER_BYTES + crcs * 4 + ranges * GIVEN_UP_BYTES;
     let Some(encoded) = bytes.get(..length) else {
         return Err(RecordError::TooShort { have: bytes.len() });
     };
@@ -479,18 +554,46 @@ fn decode_header(volume: VolumeId, bytes: &[u8]) -> Result<(RecordHeader, usize)
     let Some(range) = BlockRange::new(BlockIndex::new(fields.u64(16)), blocks) else {
         return Err(RecordError::BadLength { blocks });
     };
+    let epoch = Epoch::new(fields.u64(24), fields.u64(32));
+    let rest = &encoded[RECORD_HEADER_BYTES..];
+    let given_up = rest[crcs * 4..]
+        .chunks_exact(GIVEN_UP_BYTES)
+        .map(|bytes| decode_given_up(epoch, bytes))
+        .collect::<Option<_>>()
+        .ok_or(RecordError::BadGivenUp { ranges })?;
     let header = RecordHeader {
         volume,
-        epoch: Epoch::new(fields.u64(24), fields.u64(32)),
+        epoch,
         lsn: Lsn::new(fields.u64(40)),
         range,
         kind,
-        crcs: encoded[RECORD_HEADER_BYTES..]
+        crcs: rest[..crcs * 4]
             .chunks_exact(4)
             .map(|crc| Fields(crc).u32(0))
             .collect(),
+        given_up,
     };
     Ok((header, length))
+}
+
+/// Fills one slot; the mark's own epoch is the header's.
+fn encode_given_up(given_up: &GivenUp, slot: &mut [u8]) {
+    slot[..8].copy_from_slice(&given_up.epoch.assignment().to_le_bytes());
+    slot[8..16].copy_from_slice(&given_up.epoch.reign().to_le_bytes());
+    slot[16..24].copy_from_slice(&given_up.range.after().get().to_le_bytes());
+    slot[24..32].copy_from_slice(&given_up.range.through().get().to_le_bytes());
+    slot[32] = given_up.why as u8;
+}
+
+fn decode_given_up(mark: Epoch, bytes: &[u8]) -> Option<GivenUp> {
+    let fields = Fields(bytes);
+    let (after, through) = (Lsn::new(fields.u64(16)), Lsn::new(fields.u64(24)));
+    Some(GivenUp {
+        epoch: Epoch::new(fields.u64(0), fields.u64(8)),
+        range: LsnRange::new(after, through)?,
+        why: GivenUpWhy::from_byte(bytes[32])?,
+        mark,
+    })
 }
 
 fn header_crc(volume: VolumeId, encoded: &[u8]) -> u32 {

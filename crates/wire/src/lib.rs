@@ -35,9 +35,9 @@ pub use error::{DecodeError, EncodeError};
 pub use frame::{FRAME_VERSION, Kind, Limits, MAGIC, PREAMBLE_BYTES, Preamble};
 pub use hello::Hello;
 pub use message::{
-    Ack, Commit, Fetch, FetchBlock, FetchOutcome, Fetched, FetchedBlock, GivenUpRange, Handshake,
-    ImageState, LastShutdown, LeaseAsked, LeaseGrant, LeaseGranted, LeaseRefusal, LeaseRefused,
-    LeaseRequest, Message, NeedRecords, PayloadParts, PromiseRefusal, PromiseRefused,
-    PromiseRequest, Promised, Records, Refused, RefusedReason, ReplicaFacts, StreamEndReason,
-    StreamEnded, Truncate, TruncationRecorded, VolumeHeader, VolumeMessage, VoteClaim,
+    Ack, Commit, Fetch, FetchBlock, FetchOutcome, Fetched, FetchedBlock, Handshake, ImageState,
+    LeaseAsked, LeaseGrant, LeaseGranted, LeaseRefusal, LeaseRefused, LeaseRequest, MemoryState,
+    Message, NeedRecords, PayloadParts, PromiseRefusal, PromiseRefused, PromiseRequest, Promised,
+    Records, Refused, RefusedReason, ReplicaFacts, StreamEndReason, StreamEnded, Truncate,
+    TruncationRecorded, VolumeHeader, VolumeMessage, VoteClaim,
 };

@@ -6,7 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use moorline_types::{
-    AssignmentLine, BlockIndex, BootId, BufferPool, ConfigVersion, Epoch, EpochStart, Lsn,
+    AssignmentLine, BlockIndex, BootId, BufferPool, ConfigVersion, Epoch, EpochStart, GivenUp, Lsn,
     LsnRange, OpenCount, Payload, ServerId, StoreId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
@@ -117,17 +117,6 @@ pub struct PromiseRequest {
     pub line: AssignmentLine,
 }
 
-/// A range of records that a recorded decision gave up.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
-pub struct GivenUpRange {
-    /// The epoch whose mark carried the decision.
-    pub epoch: Epoch,
-    /// The records `(after, through]` that may be lost.
-    pub range: LsnRange,
-    /// The operation that decided it.
-    pub operation: u64,
-}
-
 /// What one replica holds, as it answers promises and handshakes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReplicaFacts {
@@ -165,10 +154,10 @@ pub struct ReplicaFacts {
     pub vote: VoteClaim,
     /// Whether its image can be trusted.
     pub image: ImageState,
-    /// How its store was left by the boot before.
-    pub last_shutdown: LastShutdown,
-    /// Ranges given up by recorded decisions.
-    pub given_up: Vec<GivenUpRange>,
+    /// Whether what it acknowledged from memory is still there.
+    pub memory: MemoryState,
+    /// Ranges that promotions gave up, those announced by marks of its log included.
+    pub given_up: Vec<GivenUp>,
 }
 
 /// A promise: nothing of a lower epoch, nor of another holder, is taken from then on.
@@ -204,14 +193,14 @@ pub enum ImageState {
     NeedsRebuild,
 }
 
-/// How the previous boot left the store.
+/// Whether what a replica acknowledged from memory is still there (`PROM-12`).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum LastShutdown {
-    /// With the clean mark: nothing that was in memory is missing.
-    Clean,
-    /// Without it.
-    Crash,
+pub enum MemoryState {
+    /// It is: since it last held all that its primary held, no process of it died.
+    Intact,
+    /// Its store was opened without a clean-shutdown mark since.
+    Lost,
 }
 
 /// Why a promise was refused.
@@ -266,8 +255,8 @@ pub struct Handshake {
     pub head: Lsn,
     /// The assignment that it acts by.
     pub line: AssignmentLine,
-    /// Ranges given up by recorded decisions.
-    pub given_up: Vec<GivenUpRange>,
+    /// Ranges that promotions gave up, those announced by marks of its log included.
+    pub given_up: Vec<GivenUp>,
 }
 
 /// Orders a cut.
@@ -575,6 +564,8 @@ pub enum RefusedReason {
     DeviceFailed,
     /// The receiver is not in a role in which it takes this message.
     WrongRole,
+    /// The receiver's superblock has no room for what was given up (`CUT-6`): nothing is cut.
+    GivenUpFull,
 }
 
 /// Asks a member to renew leases: one per pair of servers for all their volumes.

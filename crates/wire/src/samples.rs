@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use moorline_types::{
     AckPoint, AssignmentLine, BlockCount, BlockIndex, BootId, BufferPool, ClusterId, ConfigVersion,
-    Epoch, EpochStart, Lsn, LsnRange, Member, NoQuorum, OpenCount, Payload, Policy, ServerId,
-    StoreId, VolumeId,
+    Epoch, EpochStart, GivenUp, GivenUpWhy, Lsn, LsnRange, Member, NoQuorum, OpenCount, Payload,
+    Policy, ServerId, StoreId, VolumeId,
 };
 
 use crate::{control::*, hello::*, message::*};
@@ -72,11 +72,12 @@ fn facts() -> Box<ReplicaFacts> {
         line: Some(line()),
         vote: VoteClaim::Has,
         image: ImageState::Whole,
-        last_shutdown: LastShutdown::Crash,
-        given_up: vec![GivenUpRange {
+        memory: MemoryState::Lost,
+        given_up: vec![GivenUp {
             epoch: Epoch::new(2, 0),
             range: LsnRange::new(lsn(3), lsn(4)).unwrap(),
-            operation: 5,
+            why: GivenUpWhy::VolatileStands,
+            mark: Epoch::new(3, 0),
         }],
     })
 }

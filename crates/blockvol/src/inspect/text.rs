@@ -40,6 +40,7 @@ impl fmt::Display for StoreView {
         let clean = if self.clean_shutdown { "yes" } else { "no" };
         writeln!(f, "closed clean {clean}")?;
         for (set, word) in [
+            (self.memory_lost, "memory_lost"),
             (self.incomplete, "incomplete"),
             (self.needs_rebuild, "needs_rebuild"),
         ] {
@@ -66,8 +67,8 @@ impl fmt::Display for StoreView {
         for start in &self.history {
             writeln!(f, "epoch        {} from {}", start.epoch, start.first)?;
         }
-        for range in &self.given_up {
-            writeln!(f, "given up     {range}")?;
+        for given_up in &self.given_up {
+            writeln!(f, "given up     {given_up}")?;
         }
         self.log.fmt(f)?;
         match &self.digest {

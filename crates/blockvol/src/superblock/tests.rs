@@ -76,10 +76,12 @@ fn full() -> Superblock {
             given_up: vec![GivenUp {
                 epoch: Epoch::new(4, 1),
                 range: LsnRange::new(lsn(44), lsn(48)).unwrap(),
-                operation: 77,
+                why: GivenUpWhy::VolatileStands,
+                mark: Epoch::new(6, 0),
             }],
             committed: lsn(48),
             clean_shutdown: true,
+            memory_lost: true,
         },
     }
 }
@@ -170,6 +172,29 @@ fn a_long_history_keeps_its_newest_lines_and_too_much_else_is_refused() {
     assert_eq!(found.history.last(), superblock.history.last());
     superblock.durable.given_up = vec![full().durable.given_up[0]; 3_000];
     assert_eq!(superblock.encode(0), Err(Full));
+}
+
+#[test]
+fn as_many_given_up_ranges_as_are_allowed_fit_beside_everything_else() {
+    let mut superblock = full();
+    superblock.history = (1..4_000)
+        .map(|n| EpochStart {
+            epoch: Epoch::new(n, 0),
+            first: lsn(n),
+        })
+        .collect();
+    superblock.durable.given_up = (0..)
+        .take(GIVEN_UP_MAX)
+        .map(|n| GivenUp {
+            epoch: Epoch::new(n, 0),
+            range: LsnRange::new(lsn(n), Lsn::MAX).unwrap(),
+            why: GivenUpWhy::Doubtful,
+            mark: Epoch::new(n + 1, 0),
+        })
+        .collect();
+    let bytes = superblock.encode(0).unwrap();
+    let found = Superblock::decode(0, &area(&bytes)).unwrap();
+    assert_eq!(found.durable, superblock.durable);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 use moorline_types::{
     BlockCount, BootId, ConfigVersion, EpochStart, Member, NoQuorum, OpenCount, StoreId, VolumeId,
 };
-use moorline_wire::{LastShutdown, VoteClaim};
+use moorline_wire::VoteClaim;
 
 use super::*;
 
@@ -69,7 +69,7 @@ fn facts(name: &str, history: &[(u64, u64)], head: u64) -> ReplicaFacts {
         line: None,
         vote: VoteClaim::Has,
         image: ImageState::Whole,
-        last_shutdown: LastShutdown::Clean,
+        memory: MemoryState::Intact,
         given_up: Vec::new(),
     }
 }
@@ -84,17 +84,29 @@ fn run_at(
     own: &ReplicaFacts,
     answers: &[ReplicaFacts],
 ) -> Decision {
+    run_as(OnVolatileLoss::Stop, now, line, own, answers)
+}
+
+fn run_as(
+    on_volatile_loss: OnVolatileLoss,
+    now: Instant,
+    line: &AssignmentLine,
+    own: &ReplicaFacts,
+    answers: &[ReplicaFacts],
+) -> Decision {
     let answers = answers
         .iter()
         .map(|facts| (facts.server.clone(), facts.clone()))
         .collect();
     let doubt_until = Instant::from_nanos(1_000);
     decide(Round {
+        epoch: line.epoch,
         line,
         own,
         answers: &answers,
         doubt_until,
         now,
+        on_volatile_loss,
         mutants: Mutants::NONE,
     })
 }
@@ -189,10 +201,37 @@ fn sync_all_asks_nobody_else_unless_memory_was_lost() {
 
     let received = line(Policy::SyncAll, AckPoint::Received, &["s1", "s2"]);
     adoption(run(&received, &own, &[]));
-    let mut reborn = own.clone();
-    (reborn.boot, reborn.open) = (BootId::new(2), OpenCount::new(2));
-    assert_eq!(run(&received, &reborn, &[]), Decision::Wait);
-    adoption(run(&received, &reborn, &[facts("s2", &[(1, 1)], 9)]));
+    let forgot = forgetful(own);
+    let until = Instant::from_nanos(1_000);
+    assert_eq!(
+        run(&received, &forgot, &[]),
+        Decision::WaitForDoubt { until }
+    );
+    let alone = DeclineReason::MemoryLost {
+        without: vec![server("s2")],
+    };
+    assert_eq!(
+        run_at(until, &received, &forgot, &[]),
+        Decision::Decline(alone)
+    );
+    let found = adoption(run(&received, &forgot, &[facts("s2", &[(1, 1)], 9)]));
+    assert_eq!(found.given_up, [], "one whose memory is intact held it all");
+}
+
+fn forgetful(facts: ReplicaFacts) -> ReplicaFacts {
+    ReplicaFacts {
+        memory: MemoryState::Lost,
+        ..facts
+    }
+}
+
+fn given_up(epoch: u64, mark: u64, after: u64, through: Lsn, why: GivenUpWhy) -> GivenUp {
+    GivenUp {
+        epoch: Epoch::new(epoch, 0),
+        range: LsnRange::new(Lsn::new(after), through).unwrap(),
+        why,
+        mark: Epoch::new(mark, 0),
+    }
 }
 
 #[test]
@@ -264,24 +303,154 @@ fn a_doubt_is_waited_for_and_then_given_up() {
         Decision::WaitForDoubt { until }
     );
     let found = adoption(run_at(until, &quorum(), &own, &[torn.clone()]));
-    assert_eq!(found.given_up, LsnRange::new(Lsn::new(9), Lsn::new(11)));
+    let lost = given_up(5, 5, 9, Lsn::new(11), GivenUpWhy::Doubtful);
+    assert_eq!(found.given_up, [lost]);
     // The third seat's log ends the doubt.
     let third = facts("s3", &[(1, 1)], 11);
     let found = adoption(run(&quorum(), &own, &[torn, third]));
-    assert_eq!(found.given_up, None);
+    assert_eq!(found.given_up, []);
     assert_eq!(found.fetch, LsnRange::new(Lsn::new(9), Lsn::new(11)));
+}
+
+fn received() -> AssignmentLine {
+    line(Policy::SyncQuorum, AckPoint::Received, &["s1", "s2", "s3"])
 }
 
 #[test]
 fn at_received_an_acknowledged_record_in_no_log_is_a_loss() {
-    let received = line(Policy::SyncQuorum, AckPoint::Received, &["s1", "s2", "s3"]);
     let own = facts("s1", &[(1, 1)], 9);
     let mut other = facts("s2", &[(1, 1)], 9);
     other.acknowledged = Lsn::new(12);
-    let found = adoption(run(&received, &own, &[other]));
+    let until = Instant::from_nanos(1_000);
     assert_eq!(
-        found.volatile_loss,
-        LsnRange::new(Lsn::new(9), Lsn::new(12))
+        run(&received(), &own, &[other.clone()]),
+        Decision::WaitForDoubt { until },
+        "the third may hold it"
+    );
+    let found = adoption(run_at(until, &received(), &own, &[other]));
+    let lost = given_up(5, 5, 9, Lsn::MAX, GivenUpWhy::VolatileStands);
+    assert_eq!(found.given_up, [lost]);
+    assert_eq!(found.acknowledged, Lsn::new(12));
+}
+
+#[test]
+fn a_loss_is_ruled_out_by_intact_memory_that_meets_every_acknowledging_set() {
+    use Policy::{SyncAll, SyncQuorum};
+    let until = Instant::from_nanos(1_000);
+    let names = ["s1", "s2", "s3"];
+    // Who forgot, among those who answer; a seat that did not answer is not clear.
+    for (policy, answers, forgot, certain) in [
+        (SyncQuorum, 3, 0, true),
+        (SyncQuorum, 3, 1, true),
+        (SyncQuorum, 3, 2, false),
+        (SyncQuorum, 2, 0, true),
+        (SyncQuorum, 2, 1, false),
+        (SyncAll, 3, 2, true),
+        (SyncAll, 3, 3, false),
+        (SyncAll, 1, 0, true),
+    ] {
+        let line = line(policy, AckPoint::Received, &names);
+        let all: Vec<ReplicaFacts> = names[..answers]
+            .iter()
+            .enumerate()
+            .map(|(at, name)| match facts(name, &[(1, 1)], 9) {
+                whole if at >= forgot => whole,
+                whole => forgetful(whole),
+            })
+            .collect();
+        let found = adoption(run_at(until, &line, &all[0], &all[1..]));
+        let case = format!("{policy:?} {answers} {forgot}");
+        assert_eq!(found.given_up.is_empty(), certain, "{case}");
+        let flushed = AssignmentLine {
+            ack: AckPoint::Flushed,
+            ..line
+        };
+        let found = adoption(run_at(until, &flushed, &all[0], &all[1..]));
+        assert_eq!(found.given_up, [], "{case}");
+    }
+}
+
+#[test]
+fn what_a_dead_candidate_gave_up_is_announced_with_its_first_cause() {
+    let own = facts("s1", &[(1, 1)], 9);
+    let mut witness = facts("s2", &[(1, 1)], 9);
+    let lost = given_up(3, 4, 7, Lsn::MAX, GivenUpWhy::VolatileStands);
+    let doubt = given_up(2, 2, 9, Lsn::new(11), GivenUpWhy::Doubtful);
+    witness.given_up = vec![doubt, lost];
+    let epoch = Epoch::new(5, 0);
+    let taken_over = [doubt, lost].map(|given_up| GivenUp {
+        mark: epoch,
+        ..given_up
+    });
+    let found = adoption(run(&received(), &own, &[witness.clone()]));
+    assert_eq!(found.given_up, taken_over);
+    // The best log holds the mark of epoch 4, and a newer one that carries nothing on.
+    let line = AssignmentLine {
+        epoch: Epoch::new(6, 0),
+        ..received()
+    };
+    let told = ReplicaFacts {
+        given_up: vec![lost],
+        ..facts("s2", &[(1, 1), (4, 8), (5, 9)], 9)
+    };
+    let found = adoption(run(&line, &own, &[told]));
+    assert_eq!(found.given_up, [lost], "known, and announced long ago");
+}
+
+#[test]
+fn clients_wait_for_an_operator_through_every_failover() {
+    let mut own = facts("s1", &[(1, 1), (4, 8)], 9);
+    let lost = given_up(4, 4, 7, Lsn::MAX, GivenUpWhy::VolatileStands);
+    own.given_up = vec![lost];
+    let other = facts("s2", &[(1, 1), (4, 8)], 9);
+    let epoch = Epoch::new(5, 0);
+    for (told, why) in [
+        (OnVolatileLoss::Stop, GivenUpWhy::VolatileStands),
+        (OnVolatileLoss::Continue, GivenUpWhy::VolatileCleared),
+    ] {
+        let answers = [other.clone()];
+        let found = adoption(run_as(told, Instant::ZERO, &received(), &own, &answers));
+        let carried = GivenUp {
+            mark: epoch,
+            why,
+            ..lost
+        };
+        assert_eq!(found.given_up, [carried]);
+    }
+}
+
+#[test]
+fn what_was_given_up_long_ago_is_not_missing() {
+    // s1 and s2 went on without 10 and 11; s3 comes back and still says that they are committed.
+    let own = facts("s1", &[(1, 1), (4, 10)], 10);
+    let mut late = facts("s3", &[(1, 1)], 11);
+    late.committed = Lsn::new(11);
+    let missing = DeclineReason::CommittedDataMissing {
+        known: Lsn::new(11),
+        best: Lsn::new(10),
+    };
+    assert_eq!(
+        run(&quorum(), &own, &[late.clone()]),
+        Decision::Decline(missing)
+    );
+    let told = ReplicaFacts {
+        given_up: vec![given_up(4, 4, 9, Lsn::new(11), GivenUpWhy::Doubtful)],
+        ..own
+    };
+    let found = adoption(run(&quorum(), &told, &[late]));
+    assert_eq!(found.committed, Lsn::ZERO);
+}
+
+#[test]
+fn more_than_a_mark_can_announce_is_declined() {
+    let mut own = facts("s1", &[(1, 1)], 9);
+    own.given_up = (0..=64)
+        .map(|n| given_up(2, 2, n, Lsn::new(n + 1), GivenUpWhy::Doubtful))
+        .collect();
+    let other = facts("s2", &[(1, 1)], 9);
+    assert_eq!(
+        run(&quorum(), &own, &[other]),
+        Decision::Decline(DeclineReason::GivenUpFull)
     );
 }
 

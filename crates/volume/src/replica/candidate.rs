@@ -1,14 +1,15 @@
 //! Promotion: collect promises, hold the best log, open the epoch with a mark.
 //!
 //! ```text
-//! OwnPromise --(durable, log flushed)--> Collecting --(enough)--> Cutting --> Fetching --> Flushing --> Reign
+//! OwnPromise --(durable, log flushed)--> Collecting --(enough)--> Recording --> Cutting --> Fetching --> Flushing --> Reign
 //!                                            ^ a newer line: again by that line
+//! Recording: what was given up becomes durable before anything is done about it (`CUT-6`)
 //! ```
 
 use std::{collections::BTreeMap, time::Duration};
 
 use moorline_blockvol::AppendError;
-use moorline_types::{Epoch, Instant, Lsn, LsnRange, ServerId};
+use moorline_types::{Epoch, GivenUp, GivenUpWhy, Instant, Lsn, LsnRange, ServerId};
 use moorline_wal::{Record, decode_records};
 use moorline_wire::{
     Fetch, FetchOutcome, Fetched, PromiseRefusal, PromiseRefused, PromiseRequest, ReplicaFacts,
@@ -17,8 +18,9 @@ use moorline_wire::{
 
 use super::{Ctx, Reign, Replica, Role, lines::is_promise_of};
 use crate::{
-    journal::{Happening, StepDownReason},
+    journal::{AfterLoss, Happening, StepDownReason},
     lease::Reign as ReignId,
+    mutants::Mutant,
     node::Peer,
     promotion::{Adoption, Decision, DeclineReason, Round, decide},
 };
@@ -56,6 +58,7 @@ enum Phase {
     Collecting {
         doubt_until: Option<Instant>,
     },
+    Recording(Adoption),
     Cutting(Adoption),
     Fetching {
         adoption: Adoption,
@@ -90,7 +93,7 @@ impl Candidate {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::OwnPromise | Phase::Cutting(_) => None,
+            Phase::OwnPromise | Phase::Recording(_) | Phase::Cutting(_) => None,
             Phase::Flushing(_) => self.mark_again,
             Phase::Collecting { doubt_until } => {
                 let unanswered = self
@@ -143,6 +146,11 @@ impl Replica {
                 }
             }
             Phase::Collecting { .. } => self.decide_promotion(ctx),
+            Phase::Recording(_) => {
+                if self.losses_are_durable() {
+                    self.cut_to_best(ctx);
+                }
+            }
             // `candidate_cut` goes on when the cut is durable.
             Phase::Cutting(_) => {}
             Phase::Fetching { through, .. } => {
@@ -304,11 +312,13 @@ impl Replica {
         };
         let doubt_until = candidate.started.after(self.lease.term * 2);
         let round = Round {
+            epoch: candidate.reign.epoch,
             line: &line,
             own: &own,
             answers: &candidate.answers,
             doubt_until,
             now: ctx.now,
+            on_volatile_loss: ctx.me.on_volatile_loss,
             mutants: ctx.me.mutants,
         };
         match decide(round) {
@@ -347,6 +357,10 @@ impl Replica {
             DeclineReason::CommittedDataMissing { .. } => {
                 (PromotionFailure::CommittedDataMissing, None)
             }
+            DeclineReason::MemoryLost { without } => {
+                (PromotionFailure::TimedOut, without.first().cloned())
+            }
+            DeclineReason::GivenUpFull => (PromotionFailure::CannotFetch, None),
         };
         self.note(ctx, Happening::PromotionDeclined { epoch, reason });
         self.tell_promotion_failed(ctx, epoch, failure, better);
@@ -354,20 +368,57 @@ impl Replica {
     }
 
     fn adopt(&mut self, ctx: &mut Ctx<'_>, adoption: Adoption) {
-        if let Some(range) = adoption.given_up {
-            self.note(ctx, Happening::DoubtGivenUp { range });
+        let given_up = adoption.given_up.clone();
+        if self.remember(ctx, given_up).is_err() {
+            self.decline(ctx, DeclineReason::GivenUpFull);
+            return;
         }
-        let cut = adoption.cut;
         let Role::Candidate(candidate) = &mut self.role else {
             return;
         };
+        let epoch = candidate.reign.epoch;
+        let doubtful: Vec<LsnRange> = adoption
+            .announced(epoch)
+            .filter(|given_up| given_up.why == GivenUpWhy::Doubtful)
+            .map(|given_up| given_up.range)
+            .collect();
+        candidate.phase = Phase::Recording(adoption);
+        for range in doubtful {
+            self.note(ctx, Happening::DoubtGivenUp { range });
+        }
+        self.candidate_progress(ctx);
+    }
+
+    /// What was given up is durable: the log may be cut into it.
+    fn cut_to_best(&mut self, ctx: &mut Ctx<'_>) {
+        let Role::Candidate(candidate) = &mut self.role else {
+            return;
+        };
+        let Phase::Recording(adoption) = &candidate.phase else {
+            return;
+        };
+        let durable = &self.store.durable().given_up;
+        let kept = |mark: Epoch| {
+            adoption
+                .announced(mark)
+                .all(|given_up| durable.contains(given_up))
+        };
+        assert!(
+            kept(candidate.reign.epoch) || ctx.me.mutants.has(Mutant::EvidenceNotPersisted),
+            "INV-27: given-up ranges are durable before the cut"
+        );
+        let adoption = adoption.clone();
+        let cut = adoption.cut;
         candidate.phase = Phase::Cutting(adoption);
         match cut {
             None => self.start_fetching(ctx),
             Some(through) => {
+                let given_up = self.gave_up_above(through);
                 if self.store.cut(through).is_err() {
                     let better = ctx.me.server.clone();
                     self.decline(ctx, DeclineReason::CutBelowApplied { better });
+                } else if given_up {
+                    self.committed_at_open = self.committed_at_open.min(through);
                 }
             }
         }
@@ -491,9 +542,10 @@ impl Replica {
         for record in records {
             let next = self.store.log().head().next();
             let fits = record.lsn() == next && next <= through && record.epoch() < epoch;
-            if !fits || self.store.append(record).is_err() {
+            if !fits || self.store.append(record.clone()).is_err() {
                 break;
             }
+            self.remember_mark(ctx, &record);
         }
         if let Role::Candidate(candidate) = &mut self.role
             && let Phase::Fetching {
@@ -520,7 +572,8 @@ impl Replica {
         let (id, adoption) = (candidate.reign.clone(), adoption.clone());
         self.store.set_committed(adoption.committed);
         let mark = self.store.log().head().next();
-        let record = Record::epoch_mark(self.volume, id.epoch, mark);
+        let announced: Vec<GivenUp> = adoption.announced(id.epoch).copied().collect();
+        let record = Record::epoch_mark_announcing(self.volume, id.epoch, mark, &announced);
         match self.store.append(record) {
             Ok(()) => {}
             // The flusher makes room.
@@ -542,13 +595,40 @@ impl Replica {
                 mark,
             },
         );
-        if let Some(range) = adoption.volatile_loss {
-            self.note(ctx, Happening::VolatileTailLost { range });
-        }
+        // A candidate clears its own bit with its mark (`PROM-12`).
+        self.forget_losses();
+        let volatile_loss = self.note_volatile_loss(ctx, &adoption, &announced);
         let (open, volume) = (self.store.open_count(), self.volume);
-        let reign = Reign::new(ctx, (volume, open), id, mark, adoption.volatile_loss);
+        let reign = Reign::new(ctx, (volume, open), id, mark, volatile_loss);
         self.role = Role::Reign(Box::new(reign));
         self.reign_begins(ctx);
+    }
+
+    /// Says what the mark announces of acknowledged records; gives the range for which clients
+    /// wait, if they do.
+    fn note_volatile_loss(
+        &self,
+        ctx: &mut Ctx<'_>,
+        adoption: &Adoption,
+        announced: &[GivenUp],
+    ) -> Option<LsnRange> {
+        let volatile = announced
+            .iter()
+            .filter(|given_up| given_up.why.is_volatile());
+        let first = volatile.min_by_key(|given_up| given_up.range.after())?;
+        let stands = announced
+            .iter()
+            .find(|given_up| given_up.why == GivenUpWhy::VolatileStands);
+        let what = Happening::VolatileTailLost {
+            after: first.range.after(),
+            acknowledged: adoption.acknowledged,
+            serving: match stands {
+                Some(_) => AfterLoss::WaitsForOperator,
+                None => AfterLoss::GoesOn,
+            },
+        };
+        self.note(ctx, what);
+        stands.map(|given_up| given_up.range)
     }
 }
 

@@ -1,14 +1,14 @@
 //! The receiving side: takes records of exactly the promised reign, in order, without gaps.
 
 use moorline_blockvol::CutError;
-use moorline_types::{Instant, Lsn};
+use moorline_types::{AckPoint, Instant, Lsn};
 use moorline_wal::decode_records;
 use moorline_wire::{
     Ack, Commit, Handshake, Message, NeedRecords, Records, Refused, RefusedReason, StreamEndReason,
     StreamEnded, Truncate, TruncationRecorded, VolumeHeader, VolumeMessage,
 };
 
-use super::{Ctx, Replica, Role, Then, lines::is_promise_of};
+use super::{Ctx, Replica, Role, Then, lines::is_promise_of, memory::JoinPoint};
 use crate::{
     lease::Reign as ReignId,
     node::{Action, LinkId, Peer},
@@ -19,6 +19,8 @@ use crate::{
 pub(crate) struct Follower {
     pub(super) reign: ReignId,
     session: Option<Session>,
+    /// What this log must hold to be the primary's, until it does.
+    join: Option<JoinPoint>,
     owes: Owes,
 }
 
@@ -28,9 +30,25 @@ struct Session {
     number: u64,
     link: LinkId,
     /// The cut that is being made, if one is.
-    cutting: Option<Lsn>,
+    cutting: Option<Cutting>,
     /// The gap that was named to the primary; said once until it is filled.
     asked_after: Option<Lsn>,
+}
+
+/// A cut that the primary ordered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cutting {
+    through: Lsn,
+    step: CutStep,
+}
+
+/// How far a cut is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum CutStep {
+    /// What was given up is not in both superblocks yet (`CUT-6`).
+    Waits,
+    /// The log was told.
+    Made,
 }
 
 /// Whether the primary is to hear of the frontiers.
@@ -45,6 +63,7 @@ impl Follower {
         Self {
             reign,
             session: None,
+            join: None,
             owes: Owes::Nothing,
         }
     }
@@ -138,10 +157,25 @@ impl Replica {
             self.refuse(ctx, link, header, reason);
             return;
         }
+        // Durable before a cut: the primary may die before its mark reached anyone (`CUT-6`).
+        if self
+            .remember(ctx, handshake.given_up.iter().copied())
+            .is_err()
+        {
+            self.refuse(ctx, link, header, RefusedReason::GivenUpFull);
+            return;
+        }
         self.on_line_shown(ctx, &handshake.line);
         let Role::Follower(follower) = &mut self.role else {
             return;
         };
+        let known = follower.session;
+        if known.is_none_or(|known| (known.number, known.link) != (header.session, link)) {
+            follower.join = Some(JoinPoint {
+                history: handshake.history.clone(),
+                head: handshake.head,
+            });
+        }
         follower.session = Some(Session {
             number: header.session,
             link,
@@ -158,6 +192,26 @@ impl Replica {
             reply,
             VolumeMessage::HandshakeAck(Box::new(facts)),
         );
+        self.settle_losses();
+    }
+
+    /// Once this log holds what the primary's held when the session began, nothing is lost here.
+    fn settle_losses(&mut self) {
+        let Role::Follower(follower) = &self.role else {
+            return;
+        };
+        let aligned = follower
+            .session
+            .is_some_and(|session| session.cutting.is_none());
+        if let Some(join) = &follower.join
+            && aligned
+            && self.holds(join)
+        {
+            self.forget_losses();
+            if let Role::Follower(follower) = &mut self.role {
+                follower.join = None;
+            }
+        }
     }
 
     /// The live session that a primary's message belongs to; refuses what does not.
@@ -191,31 +245,67 @@ impl Replica {
         let Some(session) = self.session_of(ctx, link, from, header) else {
             return;
         };
-        session.cutting = Some(truncate.through);
-        if self.store.log().head() == truncate.through {
-            self.truncation_recorded(ctx, truncate.through);
+        session.cutting = Some(Cutting {
+            through: truncate.through,
+            step: CutStep::Waits,
+        });
+        self.cut_that_waited(ctx);
+    }
+
+    /// Makes the cut that the primary ordered, once all that was given up is durable.
+    pub(super) fn cut_that_waited(&mut self, ctx: &mut Ctx<'_>) {
+        let losses_are_durable = self.losses_are_durable();
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        let (epoch, Some(session)) = (follower.reign.epoch, &mut follower.session) else {
+            return;
+        };
+        let (number, link) = (session.number, session.link);
+        let Some(cutting) = &mut session.cutting else {
+            return;
+        };
+        if cutting.step == CutStep::Made || !losses_are_durable {
             return;
         }
-        // What is known to be committed here is not cut, whatever a primary made of our facts
-        // (`CUT-3`).
-        let lsn = truncate.through;
-        let cut = if lsn < self.store.committed() && self.store.durable().given_up.is_empty() {
-            Err(RefusedReason::Diverged { lsn })
-        } else {
-            self.store.cut(lsn).map_err(|error| {
-                if matches!(error, CutError::BelowApplied { .. }) {
-                    let ticket = self.store.persist(|durable| durable.needs_rebuild = true);
-                    self.persists.push_back((ticket, Then::Nothing));
-                }
-                RefusedReason::Diverged { lsn }
-            })
-        };
+        cutting.step = CutStep::Made;
+        let lsn = cutting.through;
+        if self.store.log().head() == lsn {
+            self.truncation_recorded(ctx, lsn);
+            return;
+        }
+        let cut = self.cut_below(lsn);
         if let Err(reason) = cut {
             if let Role::Follower(follower) = &mut self.role {
                 follower.session = None;
             }
+            let header = self.header(number, epoch);
             self.refuse(ctx, link, header, reason);
         }
+    }
+
+    fn cut_below(&mut self, lsn: Lsn) -> Result<(), RefusedReason> {
+        assert!(
+            self.losses_are_durable(),
+            "INV-27: given-up ranges are durable before the cut"
+        );
+        // What is known to be committed here is not cut, whatever a primary made of our facts,
+        // unless a recorded decision gave it up (`CUT-3`).
+        let given_up = self.gave_up_above(lsn);
+        if lsn < self.store.committed() && !given_up {
+            return Err(RefusedReason::Diverged { lsn });
+        }
+        self.store.cut(lsn).map_err(|error| {
+            if matches!(error, CutError::BelowApplied { .. }) {
+                let ticket = self.store.persist(|durable| durable.needs_rebuild = true);
+                self.persists.push_back((ticket, Then::Nothing));
+            }
+            RefusedReason::Diverged { lsn }
+        })?;
+        if given_up {
+            self.committed_at_open = self.committed_at_open.min(lsn);
+        }
+        Ok(())
     }
 
     pub(super) fn truncation_recorded(&mut self, ctx: &mut Ctx<'_>, through: Lsn) {
@@ -225,7 +315,11 @@ impl Replica {
         let Some(session) = &mut follower.session else {
             return;
         };
-        if session.cutting != Some(through) {
+        let made = Cutting {
+            through,
+            step: CutStep::Made,
+        };
+        if session.cutting != Some(made) {
             return;
         }
         session.cutting = None;
@@ -235,6 +329,7 @@ impl Replica {
         let header = self.header(number, epoch);
         let body = VolumeMessage::TruncationRecorded(TruncationRecorded { through, head });
         self.send(ctx, link, header, body);
+        self.settle_losses();
     }
 
     pub(super) fn on_records(
@@ -287,9 +382,10 @@ impl Replica {
                 }
                 continue;
             }
-            if self.store.append(record).is_err() {
+            if self.store.append(record.clone()).is_err() {
                 break; // no room: the primary sends it again when it is asked to
             }
+            self.remember_mark(ctx, &record);
         }
         if let Role::Follower(follower) = &mut self.role {
             follower.owes = Owes::Ack;
@@ -297,6 +393,7 @@ impl Replica {
                 session.asked_after = None;
             }
         }
+        self.settle_losses();
         self.take_commit(records.committed, records.acknowledged);
     }
 
@@ -354,13 +451,20 @@ impl Replica {
     pub(super) fn acknowledge(&mut self, ctx: &mut Ctx<'_>) {
         let frontiers = self.store.frontiers();
         let healthy = self.store.failed().is_none();
+        // Who hears this much acknowledged may count on the memory from here on (`JOIN-3`).
+        let received = self
+            .line
+            .as_ref()
+            .is_some_and(|line| line.ack == AckPoint::Received);
+        let forgets =
+            received && self.store.durable().memory_lost && !self.store.pending().memory_lost;
         let Role::Follower(follower) = &mut self.role else {
             return;
         };
         let Some(session) = follower.session else {
             return;
         };
-        let due = follower.owes == Owes::Ack && session.cutting.is_none() && healthy;
+        let due = follower.owes == Owes::Ack && session.cutting.is_none() && healthy && !forgets;
         if !due {
             return;
         }

@@ -255,6 +255,10 @@ impl Replica {
         if !settled || log.flushed() < log.head() || self.store.failed().is_some() {
             return;
         }
+        // Every promise carries all that this member was told of losses (`INV-27`).
+        if !self.losses_are_durable() {
+            return;
+        }
         let epoch = durable.promised_epoch();
         let facts = self.facts(ctx.me);
         for link in std::mem::take(&mut self.owed) {

@@ -9,8 +9,8 @@ use moorline_engine::{
     Actions as EngineActions, Event as EngineEvent, Fact, Registry, RegistryIdentity, SenderConfig,
 };
 use moorline_types::{
-    AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, LsnRange, OpenCount, Policy,
-    ServerId, StoreId, VolumeId,
+    AckPoint, AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, LsnRange, OpenCount,
+    Policy, ServerId, StoreId, VolumeId,
 };
 use moorline_wire::{
     PromiseRequest, VolumeMessage,
@@ -85,6 +85,8 @@ pub(super) struct PeerSeen {
     pub(super) boot: BootId,
     pub(super) vote: Vote,
     pub(super) persisted: (Epoch, ConfigVersion),
+    /// Its memory was lost; it says that it flushed this much only after that is made good.
+    pub(super) memory_back_at: Option<Lsn>,
 }
 
 #[derive(Clone, Debug)]
@@ -826,7 +828,15 @@ impl Reign {
             .streams
             .get(server)
             .is_some_and(|stream| stream.flushed >= self.mark.max(self.committed));
-        holds && votes && whole
+        holds && votes && whole && self.remembers(line, server)
+    }
+
+    /// `JOIN-3`: at `received`, the peer's *memory lost* bit is clear.
+    fn remembers(&self, line: &AssignmentLine, server: &ServerId) -> bool {
+        let back_at = self.peers.get(server).and_then(|seen| seen.memory_back_at);
+        let stream = self.streams.get(server);
+        line.ack == AckPoint::Flushed
+            || back_at.is_none_or(|lsn| stream.is_some_and(|stream| stream.flushed >= lsn))
     }
 }
 

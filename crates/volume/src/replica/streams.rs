@@ -10,10 +10,13 @@ use moorline_engine::{
     HandshakeFailure, Image, OperationId, PinKind, PinRefusal, PinRefusedReason, PlanKind,
     PrimaryFacts, ReleaseCause, ReplicaFacts as EngineFacts, SessionKind, SessionStamp,
 };
-use moorline_types::{AssignmentLine, Instant, Lsn, LsnRange, Policy, ServerId, SessionId};
+use moorline_types::{
+    AssignmentLine, Epoch, GivenUp as DurableGivenUp, Instant, Lsn, LsnRange, Policy, ServerId,
+    SessionId,
+};
 use moorline_wal::{PinHolder, ReadId, RetentionPin};
 use moorline_wire::{
-    Ack, GivenUpRange, Handshake, ImageState, NeedRecords, Refused, RefusedReason, ReplicaFacts,
+    Ack, Handshake, ImageState, MemoryState, NeedRecords, Refused, RefusedReason, ReplicaFacts,
     StreamEndReason, StreamEnded, Truncate, TruncationRecorded, VolumeHeader, VolumeMessage,
 };
 
@@ -47,6 +50,8 @@ pub(crate) struct Stream {
     /// When the durable frontier last moved: a peer that goes on is slow and not silent.
     progressed: Instant,
     reading: Option<ReadId>,
+    /// The head that the handshake showed: who received as much has its memory back.
+    shown: Lsn,
     /// Held until the peer has joined and reached the join point.
     pin: Option<RetentionPin>,
     /// Joins at its peer's first lease grant, with what was shipped before.
@@ -64,8 +69,9 @@ enum StreamState {
 }
 
 impl Stream {
-    fn new(now: Instant, stamp: SessionStamp, link: LinkId) -> Self {
+    fn new(now: Instant, stamp: SessionStamp, link: LinkId, shown: Lsn) -> Self {
         Self {
+            shown,
             stamp,
             link,
             state: StreamState::Preparing,
@@ -282,7 +288,7 @@ impl Replica {
         let header = self.header(wire_session(stamp.session), stamp.epoch);
         let handshake = self.handshake(ctx, line, (kind, cause));
         if let Role::Reign(reign) = &mut self.role {
-            let stream = Stream::new(ctx.now, stamp, link);
+            let stream = Stream::new(ctx.now, stamp, link, self.store.log().head());
             reign.streams.insert(peer.clone(), stream);
         }
         let body = VolumeMessage::Handshake(Box::new(handshake));
@@ -306,7 +312,7 @@ impl Replica {
             tail: log.tail(),
             head: log.head(),
             line,
-            given_up: self.given_up(),
+            given_up: self.store.durable().given_up.clone(),
         }
     }
 
@@ -331,15 +337,6 @@ impl Replica {
             let body = VolumeMessage::Handshake(Box::new(handshake));
             self.send(ctx, link, header, body);
         }
-    }
-
-    pub(super) fn given_up(&self) -> Vec<GivenUpRange> {
-        let convert = |given_up: &moorline_blockvol::GivenUp| GivenUpRange {
-            epoch: given_up.epoch,
-            range: given_up.range,
-            operation: u64::try_from(given_up.operation).unwrap_or(u64::MAX),
-        };
-        self.store.durable().given_up.iter().map(convert).collect()
     }
 
     /// Acquires the pin that a plan needs, or says why not.
@@ -537,7 +534,10 @@ impl Replica {
             return;
         };
         let log = self.store.log();
-        let (history, given_up) = (log.history().to_vec(), engine_given_up(&self.given_up()));
+        let (history, given_up) = (
+            log.history().to_vec(),
+            engine_given_up(&self.store.durable().given_up),
+        );
         let primary = PrimaryFacts {
             history: &history,
             head: log.head(),
@@ -566,6 +566,10 @@ impl Replica {
                 boot: facts.boot,
                 vote: vote_of(facts, &line, ctx.me.mutants),
                 persisted: facts.line.as_ref().map(|l| l.version()).unwrap_or_default(),
+                memory_back_at: match facts.memory {
+                    MemoryState::Intact => None,
+                    MemoryState::Lost => reign.streams.get(&from.server).map(|s| s.shown),
+                },
             };
             reign.peers.insert(from.server.clone(), seen);
         }
@@ -691,7 +695,8 @@ impl Replica {
                 | RefusedReason::Diverged { .. }
                 | RefusedReason::Corrupt
                 | RefusedReason::InsaneEpoch
-                | RefusedReason::WrongRole => HandshakeFailure::ReplicaAhead,
+                | RefusedReason::WrongRole
+                | RefusedReason::GivenUpFull => HandshakeFailure::ReplicaAhead,
             };
             let peer = &from.server;
             self.tell_engine(ctx, peer, stamp, Fact::HandshakeRefused(failure));
@@ -719,7 +724,8 @@ impl Replica {
             | RefusedReason::Corrupt
             | RefusedReason::InsaneEpoch
             | RefusedReason::DeviceFailed
-            | RefusedReason::WrongRole => {}
+            | RefusedReason::WrongRole
+            | RefusedReason::GivenUpFull => {}
         }
     }
 
@@ -733,13 +739,17 @@ impl Replica {
     }
 }
 
-fn engine_given_up(ranges: &[GivenUpRange]) -> Vec<GivenUp> {
+fn engine_given_up(ranges: &[DurableGivenUp]) -> Vec<GivenUp> {
+    let operation = |epoch: Epoch| {
+        // The promotion of that epoch decided.
+        OperationId::new(u128::from(epoch.assignment()) << 64 | u128::from(epoch.reign()))
+    };
     ranges
         .iter()
         .map(|given_up| GivenUp {
             epoch: given_up.epoch,
             range: given_up.range,
-            operation: OperationId::new(u128::from(given_up.operation)),
+            operation: operation(given_up.epoch),
         })
         .collect()
 }
@@ -770,7 +780,7 @@ mod tests {
             session: SessionId::new(OpenCount::new(1), 1),
             epoch: Epoch::new(1, 0),
         };
-        let mut stream = Stream::new(at(0), stamp, LinkId::new(1));
+        let mut stream = Stream::new(at(0), stamp, LinkId::new(1), Lsn::ZERO);
         assert_eq!(stream.oldest_unanswered(), None);
         for lsn in [5, 9] {
             stream.in_flight.push_back((Lsn::new(lsn), 100, at(10)));

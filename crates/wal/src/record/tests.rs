@@ -58,6 +58,47 @@ fn a_batch_comes_back_as_it_was_sent() {
     );
 }
 
+fn given_up(after: u64) -> GivenUp {
+    GivenUp {
+        epoch: Epoch::new(2, 7),
+        range: LsnRange::new(Lsn::new(after), Lsn::MAX).unwrap(),
+        why: GivenUpWhy::VolatileStands,
+        mark: Epoch::new(3, 1),
+    }
+}
+
+#[test]
+fn a_mark_says_what_was_given_up() {
+    let epoch = Epoch::new(3, 1);
+    for count in [0, 1, 2, MARK_GIVEN_UP_MAX] {
+        let lost: Vec<GivenUp> = (0..).take(count).map(given_up).collect();
+        let records = [
+            Record::epoch_mark_announcing(VOLUME, epoch, Lsn::new(7), &lost),
+            write(8, 100, &[1]),
+        ];
+        let (headers, payload) = joined(&records);
+        let back = decode_records(VOLUME, &headers, &payload).unwrap();
+        assert_eq!(back, records);
+        assert_eq!(back[0].given_up(), lost);
+        assert_eq!(
+            back[0].header().encoded_bytes(),
+            back[0].header_bytes().len()
+        );
+    }
+    // Only a mark of the second version has any.
+    let mark = Record::epoch_mark_announcing(VOLUME, epoch, Lsn::new(7), &[given_up(1)]);
+    for (at, byte) in [(8, 1), (9, 2), (10, 0), (10, 65), (80, 9)] {
+        let mut bytes = mark.header_bytes().to_vec();
+        bytes[at] = byte;
+        let crc = header_crc(VOLUME, &bytes);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        assert!(
+            decode_records(VOLUME, &bytes.into(), &Payload::empty()).is_err(),
+            "{byte} at {at}"
+        );
+    }
+}
+
 #[test]
 fn what_is_damaged_misplaced_or_foreign_is_refused_with_its_reason() {
     let (headers, payload) = joined(&[write(8, 100, &[1, 2])]);
