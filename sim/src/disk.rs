@@ -423,7 +423,7 @@ fn tear(fate: Fate, (index, sector): (usize, &mut [u8]), versions: &[Bytes], dic
 }
 
 fn is_zero(page: &[u8]) -> bool {
-    page.iter().all(|byte| *byte == 0)
+    page == [0; BLOCK_SIZE]
 }
 
 fn pages(offset: u64, parts: &[Payload]) -> impl Iterator<Item = (u64, Bytes)> {

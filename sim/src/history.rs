@@ -114,13 +114,13 @@ impl History {
                     What::Flush => "flush",
                 };
                 format!(
-                    "op {} client {} {name} sectors [{}, {}) invoked {} at {:.6}s {:?}{found}",
+                    "{:>12.6} op {} client {} {name} sectors [{}, {}) invoked {} {:?}{found}",
+                    seconds(op.at_ns),
                     number.0,
                     op.client,
                     op.first,
                     op.first + op.sectors,
                     op.invoked,
-                    seconds(op.at_ns),
                     op.outcome,
                 )
             })

@@ -14,6 +14,8 @@
 //! | `content.rs` `history.rs` | what clients write, ask and hear |
 //! | `checkers.rs`, `checkers/` | the oracle |
 //! | `mutants.rs` | bugs to plant, each to be found |
+//! | `shrink.rs` | [`shrink`]: a smaller run that breaks the same rule |
+//! | `watch.rs` `html.rs` | what a person looks at afterwards; [`page`]: drawn |
 
 mod checkers;
 mod clock;
@@ -22,16 +24,22 @@ mod dice;
 mod disk;
 mod faults;
 mod history;
+mod html;
 mod mutants;
 mod network;
 mod plan;
 mod run;
+mod shrink;
+mod watch;
 mod world;
 
 pub use checkers::{Rule, Violation};
 pub use disk::flaws::{OpClass, StrayKind};
 pub use faults::{Aim, FAULTS, Recipe, Region};
+pub use html::page;
 pub use mutants::{ALL as MUTANTS, Mutant, UnknownMutant};
 pub use plan::{Limits, Plan, Style, Workload};
-pub use run::{Outcome, run, run_staged};
+pub use run::{Outcome, run, run_plan, run_staged};
+pub use shrink::{Shrunk, shrink};
+pub use watch::{Sample, Spot, SpotKind, Watch};
 pub use world::{Counts, Timeline};

@@ -1,40 +1,37 @@
 //! Runs seeds, and shows that planted bugs are found.
 
-use std::{collections::BTreeMap, process::ExitCode, time::Instant};
+mod cli {
+    pub(crate) mod fleet;
+    pub(crate) mod report;
+}
 
-use clap::{Parser, Subcommand};
-use moorline_sim::{MUTANTS, Mutant, Outcome, Rule, Timeline, run};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::{Args, Parser, Subcommand};
+use moorline_sim::{
+    FAULTS, MUTANTS, Mutant, Outcome, Rule, Timeline, page, run, run_plan,
+};
+
+use self::cli::{
+    fleet::{AfterViolation, Budget, run_seeds},
+    report::{Replay, Totals, explain},
+};
 
 #[derive(Parser)]
 #[command(about = "Deterministic simulator of a whole cluster")]
-struct Args {
+struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run seeds until one breaks a rule.
-    Run {
-        /// One seed.
-        #[arg(long, conflicts_with = "seeds")]
-        seed: Option<u64>,
-        /// Seeds A..B, B not included.
-        #[arg(long, value_parser = parse_range)]
-        seeds: Option<(u64, u64)>,
-        /// Plant this bug.
-        #[arg(long)]
-        mutant: Option<Mutant>,
-        /// Print the timeline.
-        #[arg(long)]
-        trace: bool,
-        /// Print numbers as JSON.
-        #[arg(long)]
-        json: bool,
-        /// Go on after a broken rule.
-        #[arg(long)]
-        keep_going: bool,
-    },
+    /// Run seeds until one breaks a rule; exit 1 if one did.
+    Run(Box<RunArguments>),
     /// Name the bugs that can be planted.
     ListMutants,
     /// Plant each bug and count the seeds until it is found.
@@ -51,29 +48,73 @@ enum Command {
     },
 }
 
+#[derive(Args)]
+struct RunArguments {
+    /// One seed.
+    #[arg(long, conflicts_with_all = ["seeds", "replay"])]
+    seed: Option<u64>,
+    /// Seeds A..B, B not included.
+    #[arg(long, value_parser = parse_range, conflicts_with = "replay")]
+    seeds: Option<(u64, u64)>,
+    /// Seeds for so long, such as 90s, 10m or 2h, from the seed given or from 0.
+    #[arg(long, value_parser = parse_time, conflicts_with = "replay")]
+    time: Option<Duration>,
+    /// The run that this file names, as it was written when a rule was broken.
+    #[arg(long)]
+    replay: Option<PathBuf>,
+    /// Name every kind of disturbance.
+    #[arg(long)]
+    list_faults: bool,
+    /// Plant this bug.
+    #[arg(long)]
+    mutant: Option<Mutant>,
+    /// Print the timeline of a single run.
+    #[arg(long)]
+    trace: bool,
+    /// Draw a single run on one page.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Print the numbers as one line of JSON.
+    #[arg(long)]
+    json: bool,
+    /// Go on after a broken rule.
+    #[arg(long)]
+    keep_going: bool,
+    /// How many runs may be spent on making one that breaks a rule smaller.
+    #[arg(long, default_value_t = 120)]
+    shrink_runs: usize,
+    /// How many seeds run at the same time; as many as there are cores if it is not given.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
 fn parse_range(text: &str) -> Result<(u64, u64), String> {
     let (from, to) = text.split_once("..").ok_or("use A..B")?;
     let parse = |number: &str| number.parse::<u64>().map_err(|error| error.to_string());
     Ok((parse(from)?, parse(to)?))
 }
 
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let split = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+    let number: u64 = split.parse().map_err(|_| "use 90s, 10m or 2h")?;
+    let unit = match &text[split.len()..] {
+        "s" | "" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => return Err("use 90s, 10m or 2h".into()),
+    };
+    Ok(Duration::from_secs(number * unit))
+}
+
 fn main() -> ExitCode {
-    match Args::parse().command {
-        Command::Run {
-            seed,
-            seeds,
-            mutant,
-            trace,
-            json,
-            keep_going,
-        } => {
-            let (from, to) = seeds.unwrap_or_else(|| {
-                let seed = seed.unwrap_or(0);
-                (seed, seed + 1)
-            });
-            let timeline = if trace { Timeline::Kept } else { Timeline::Off };
-            run_seeds(from..to, mutant, timeline, (json, keep_going))
+    match Arguments::parse().command {
+        Command::Run(arguments) if arguments.list_faults => {
+            for (name, does) in FAULTS {
+                println!("{name:20} {does}");
+            }
+            ExitCode::SUCCESS
         }
+        Command::Run(arguments) => run_as_told(&arguments),
         Command::ListMutants => {
             for (name, _, takes) in MUTANTS {
                 println!("{name:28} removes: {takes}");
@@ -91,86 +132,74 @@ fn main() -> ExitCode {
     }
 }
 
-#[derive(Default)]
-struct Totals {
-    seeds: u64,
-    failed: Vec<u64>,
-    simulated_ns: u64,
-    events: u64,
-    ops: u64,
-    done: u64,
-    unknown: u64,
-    rejected: u64,
-    reigns: u64,
-    faults: BTreeMap<&'static str, u64>,
-    notes: BTreeMap<&'static str, u64>,
-}
-
-impl Totals {
-    fn add(&mut self, outcome: &Outcome) {
-        let counts = &outcome.counts;
-        self.seeds += 1;
-        if outcome.violation.is_some() {
-            self.failed.push(outcome.seed);
-        }
-        self.simulated_ns += counts.simulated_ns;
-        self.events += counts.events;
-        self.ops += counts.ops;
-        self.done += counts.done;
-        self.unknown += counts.unknown;
-        self.rejected += counts.rejected;
-        self.reigns += counts.reigns;
-        for (into, from) in [
-            (&mut self.faults, &counts.faults),
-            (&mut self.notes, &counts.notes),
-        ] {
-            for (name, count) in from {
-                *into.entry(name).or_default() += count;
+fn run_as_told(arguments: &RunArguments) -> ExitCode {
+    if let Some(path) = &arguments.replay {
+        return match read_replay(path) {
+            Ok((replay, mutant)) => {
+                let begun = Instant::now();
+                let kept = Timeline::Kept;
+                let outcome = run_plan(replay.seed, replay.plan, mutant, kept);
+                one(arguments, &outcome, mutant, begun)
             }
-        }
+            Err(reason) => {
+                eprintln!("{} cannot be replayed: {reason}", path.display());
+                ExitCode::from(2)
+            }
+        };
     }
-
-    fn json(&self, real_s: f64) -> serde_json::Value {
-        let simulated_s = std::time::Duration::from_nanos(self.simulated_ns).as_secs_f64();
-        serde_json::json!({
-            "seeds": self.seeds,
-            "failed": self.failed,
-            "seconds": real_s,
-            "seeds_per_second": self.seeds as f64 / real_s,
-            "simulated_seconds": simulated_s,
-            "simulated_to_real": simulated_s / real_s,
-            "events": self.events,
-            "ops": self.ops,
-            "done": self.done,
-            "unknown": self.unknown,
-            "rejected": self.rejected,
-            "reigns": self.reigns,
-            "faults": self.faults,
-            "notes": self.notes,
-        })
+    let single = arguments.seeds.is_none() && arguments.time.is_none();
+    if single {
+        let (seed, begun) = (arguments.seed.unwrap_or(0), Instant::now());
+        let kept = arguments.trace || arguments.html.is_some();
+        let timeline = if kept { Timeline::Kept } else { Timeline::Off };
+        let outcome = run(seed, arguments.mutant, timeline);
+        return one(arguments, &outcome, arguments.mutant, begun);
     }
+    let from = arguments.seed.unwrap_or(0);
+    let (from, to) = arguments.seeds.unwrap_or((from, u64::MAX));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let budget = Budget {
+        threads: arguments.threads.unwrap_or(cores),
+        time: arguments.time,
+        after_violation: match arguments.keep_going {
+            true => AfterViolation::GoOn,
+            false => AfterViolation::Stop,
+        },
+    };
+    let totals = run_seeds(from..to, arguments.mutant, budget, |outcome| {
+        explain(&outcome, arguments.mutant, arguments.shrink_runs);
+    });
+    numbers(arguments, &totals)
 }
 
-fn run_seeds(
-    seeds: std::ops::Range<u64>,
+/// One run: its timeline, its page, its numbers.
+fn one(
+    arguments: &RunArguments,
+    outcome: &Outcome,
     mutant: Option<Mutant>,
-    timeline: Timeline,
-    (json, keep_going): (bool, bool),
+    begun: Instant,
 ) -> ExitCode {
-    let (begun, mut totals) = (Instant::now(), Totals::default());
-    for seed in seeds {
-        let outcome = run(seed, mutant, timeline);
-        totals.add(&outcome);
+    let mut totals = Totals::default();
+    totals.add(outcome);
+    totals.real = begun.elapsed();
+    if arguments.trace {
         outcome.lines.iter().for_each(|line| println!("{line}"));
-        if outcome.violation.is_some() {
-            explain(&outcome, mutant);
-            if !keep_going {
-                break;
-            }
-        }
     }
-    let numbers = totals.json(begun.elapsed().as_secs_f64());
-    if json {
+    if let Some(path) = &arguments.html
+        && let Err(error) = std::fs::write(path, page(outcome))
+    {
+        eprintln!("{} was not written: {error}", path.display());
+        return ExitCode::from(2);
+    }
+    if outcome.violation.is_some() {
+        explain(outcome, mutant, arguments.shrink_runs);
+    }
+    numbers(arguments, &totals)
+}
+
+fn numbers(arguments: &RunArguments, totals: &Totals) -> ExitCode {
+    let numbers = totals.json();
+    if arguments.json {
         println!("{numbers}");
     } else {
         println!("{numbers:#}");
@@ -181,24 +210,12 @@ fn run_seeds(
     }
 }
 
-fn explain(outcome: &Outcome, mutant: Option<Mutant>) {
-    let Some(violation) = &outcome.violation else {
-        return;
-    };
-    println!("seed {}: {violation}", outcome.seed);
-    if let Some(sector) = violation.sector {
-        println!("  sector {sector}:");
-    }
-    outcome.about.iter().for_each(|line| println!("    {line}"));
-    if let Some(plan) = &outcome.plan {
-        println!("  {plan:?}");
-    }
-    let planted = MUTANTS.iter().find(|(_, known, _)| Some(*known) == mutant);
-    let planted = planted.map_or(String::new(), |(name, ..)| format!(" --mutant {name}"));
-    println!(
-        "  replay: cargo run --release -p moorline-sim -- run --seed {}{planted} --trace",
-        outcome.seed
-    );
+fn read_replay(path: &Path) -> Result<(Replay, Option<Mutant>), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let replay: Replay = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let mutant = replay.mutant.as_deref().map(str::parse).transpose();
+    let mutant = mutant.map_err(|error: moorline_sim::UnknownMutant| error.to_string())?;
+    Ok((replay, mutant))
 }
 
 fn run_mutants(only: Option<Mutant>, seeds_max: u64, ignored: Option<Rule>) -> ExitCode {

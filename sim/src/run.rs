@@ -7,7 +7,8 @@ use crate::{
     dice::Dice,
     mutants::Mutant,
     plan::Plan,
-    world::{Counts, Timeline, World},
+    watch::Watch,
+    world::{Counts, Ended, Timeline, World},
 };
 
 /// What a run came to.
@@ -23,7 +24,9 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// The timeline, if it was asked for.
     pub lines: Vec<String>,
-    /// The requests that touch the sector concerned.
+    /// What was watched, if a timeline was asked for.
+    pub watch: Watch,
+    /// The requests that touch the sector concerned, in order.
     pub about: Vec<String>,
 }
 
@@ -41,12 +44,24 @@ pub fn run_staged(
     timeline: Timeline,
     stage: impl FnOnce(&mut Plan),
 ) -> Outcome {
-    let mut dice = Dice::new(seed);
-    let mut plan = Plan::draw(&mut dice);
+    let mut plan = Plan::draw(&mut Dice::new(seed));
     stage(&mut plan);
-    let mut world = World::new(dice, plan, mutant, timeline);
+    run_plan(seed, plan, mutant, timeline)
+}
+
+/// Runs with given options; the seed decides the rest.
+#[must_use]
+pub fn run_plan(seed: u64, plan: Plan, mutant: Option<Mutant>, timeline: Timeline) -> Outcome {
+    let mut world = World::new(Dice::new(!seed), plan, mutant, timeline);
     play(seed, &mut world);
-    let (plan, counts, violation, lines, history) = world.finish();
+    let Ended {
+        plan,
+        counts,
+        violation,
+        lines,
+        watch,
+        history,
+    } = world.finish();
     let sector = violation.as_ref().and_then(|violation| violation.sector);
     Outcome {
         seed,
@@ -57,6 +72,7 @@ pub fn run_staged(
             .unwrap_or_default(),
         violation,
         lines,
+        watch,
     }
 }
 

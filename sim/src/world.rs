@@ -36,6 +36,7 @@ use crate::{
     mutants::{Mutant, Planted},
     network::{ConnNo, End, Network, Party},
     plan::Plan,
+    watch::{Spot, SpotKind, Watch},
 };
 
 /// Something that will happen.
@@ -166,11 +167,16 @@ pub(crate) struct World {
     counts: Counts,
     timeline: Timeline,
     lines: Vec<String>,
+    watch: Watch,
+    /// Seeds the parts of disturbances, each for itself.
+    salt: u64,
 }
 
 impl World {
     pub(crate) fn new(dice: Dice, plan: Plan, mutant: Option<Mutant>, timeline: Timeline) -> Self {
         let pool = BufferPool::new();
+        let mut dice = dice;
+        let salt = dice.bits();
         let mut world = Self {
             now: 0,
             seq: 0,
@@ -196,6 +202,8 @@ impl World {
             counts: Counts::default(),
             timeline,
             lines: Vec::new(),
+            watch: Watch::default(),
+            salt,
             plan,
         };
         world.begin();
@@ -318,13 +326,36 @@ impl World {
         name.parse().expect("a short name of letters and digits")
     }
 
-    pub(crate) fn finish(self) -> (Plan, Counts, Option<Violation>, Vec<String>, History) {
-        (
-            self.plan,
-            self.counts,
-            self.violation,
-            self.lines,
-            self.history,
-        )
+    /// Adds to what a person looks at, if a timeline is kept.
+    fn spot(&mut self, server: Option<usize>, kind: SpotKind, text: impl FnOnce() -> String) {
+        if self.timeline == Timeline::Kept {
+            self.watch.spots.push(Spot {
+                at_ns: self.now,
+                server,
+                kind,
+                text: text(),
+            });
+        }
     }
+
+    pub(crate) fn finish(self) -> Ended {
+        Ended {
+            plan: self.plan,
+            counts: self.counts,
+            violation: self.violation,
+            lines: self.lines,
+            watch: self.watch,
+            history: self.history,
+        }
+    }
+}
+
+/// What is left of a run.
+pub(crate) struct Ended {
+    pub(crate) plan: Plan,
+    pub(crate) counts: Counts,
+    pub(crate) violation: Option<Violation>,
+    pub(crate) lines: Vec<String>,
+    pub(crate) watch: Watch,
+    pub(crate) history: History,
 }

@@ -10,10 +10,12 @@ use moorline_types::{BlockCount, OpenCount, StoreId};
 
 use super::{Happens, World, phases::Phase};
 use crate::{
+    dice::Dice,
     disk::SimDisk,
     faults::{self, Act, Cast, Pace, ROT_BYTES, Recipe},
     network::Party,
     plan::SECOND,
+    watch::SpotKind,
 };
 
 impl World {
@@ -21,12 +23,13 @@ impl World {
         if self.phase != Phase::Work {
             return;
         }
-        let (_, recipe) = self.plan.faults[index];
-        self.stage(recipe);
+        let (at, recipe) = self.plan.faults[index];
+        let dice = Dice::new(self.salt ^ at);
+        self.stage(recipe, dice);
     }
 
     /// Begins a disturbance with the roles of this moment.
-    pub(super) fn stage(&mut self, recipe: Recipe) {
+    fn stage(&mut self, recipe: Recipe, mut dice: Dice) {
         let replaces = matches!(recipe, Recipe::WipeWhileLagging { .. });
         if replaces
             && self
@@ -38,9 +41,9 @@ impl World {
         }
         let primary = self
             .serving_host()
-            .unwrap_or_else(|| self.dice.index(self.hosts.len()));
+            .unwrap_or_else(|| dice.index(self.hosts.len()));
         let mut followers: Vec<usize> = (0..self.hosts.len()).filter(|h| *h != primary).collect();
-        if self.dice.percent(50) {
+        if dice.percent(50) {
             followers.reverse();
         }
         let suspect = self.plan.suspect;
@@ -51,7 +54,8 @@ impl World {
         };
         *self.counts.faults.entry(recipe.name()).or_default() += 1;
         self.line(|| format!("FAULT {recipe:?} primary s{}", cast.primary + 1));
-        for (delay, act) in faults::acts(recipe, &cast, &mut self.dice) {
+        self.spot(None, SpotKind::Fault, || format!("{} {recipe:?}", recipe.name()));
+        for (delay, act) in faults::acts(recipe, &cast, &mut dice) {
             self.after(delay, Happens::Does(act));
         }
     }

@@ -13,13 +13,14 @@ use moorline_volume::{
 use moorline_wal::RecordAt;
 use moorline_wire::Message;
 
-use super::{Happens, World};
+use super::{Happens, Timeline, World};
 use crate::{
     checkers::{Rule, Violation},
     clock::Clock,
     disk::{EverDurable, SimDisk},
     network::{ConnNo, End, Party, Seat},
     plan::MS,
+    watch::{Sample, SpotKind},
 };
 
 /// Steps of one server without time passing, after which it is called a loop.
@@ -178,6 +179,7 @@ impl World {
         let life = host.life;
         debug_assert!(index < replicas);
         self.line(|| format!("s{} starts, run {life}", index + 1));
+        self.spot(Some(index), SpotKind::Up, || format!("starts, run {life}"));
         for (device, bytes) in found {
             self.tell(index, Event::DeviceFound { device, bytes });
         }
@@ -188,6 +190,7 @@ impl World {
     /// The process ends, by a kill or by a loss of power.
     pub(super) fn end_host(&mut self, index: usize) {
         self.memories_lost += usize::from(self.hosts[index].is_up());
+        self.spot(Some(index), SpotKind::Down, || "ends".into());
         let volume = self.volume;
         let host = &mut self.hosts[index];
         let replica = host.node.as_ref().zip(volume);
@@ -319,6 +322,19 @@ impl World {
             self.lineage.serves(at, epoch, log.history());
         }
         let tail = log.tail();
+        if self.timeline == Timeline::Kept {
+            let at = replica.store().frontiers();
+            self.watch.sample(Sample {
+                at_ns: self.now,
+                server: index,
+                head: at.head.get(),
+                flushed: at.flushed.get(),
+                committed: at.committed.get(),
+                checkpoint: at.checkpoint.get(),
+                tail: at.tail.get(),
+                epoch: replica.store().durable().promised_epoch().assignment(),
+            });
+        }
         if let Some(pin) = log.pins().into_iter().find(|pin| pin.lsn < tail) {
             let reason = format!("s{} reclaimed through {tail} past {pin:?}", index + 1);
             self.broken(Violation::new(Rule::Invariant, reason));
@@ -423,6 +439,8 @@ impl World {
     fn set_export(&mut self, index: usize, state: ExportState) {
         self.line(|| format!("s{} export {state:?}", index + 1));
         let serves = matches!(state, ExportState::Serving { .. });
+        let kind = if serves { SpotKind::Serves } else { SpotKind::Rests };
+        self.spot(Some(index), kind, || format!("export {state:?}"));
         self.hosts[index].export = Some(state);
         if !serves {
             self.detach_clients(index);
@@ -432,6 +450,12 @@ impl World {
     fn noted(&mut self, index: usize, note: &moorline_volume::journal::NodeEvent) {
         *self.counts.notes.entry(note.what.name()).or_default() += 1;
         self.line(|| format!("s{} {note}", index + 1));
+        let kind = match &note.what {
+            Happening::Recovery(_) => SpotKind::Session,
+            #[expect(clippy::wildcard_enum_match_arm, reason = "for people only")]
+            _ => SpotKind::Event,
+        };
+        self.spot(Some(index), kind, || note.to_string());
         let reason = match &note.what {
             Happening::ServingStarted { epoch } => {
                 self.hosts[index].serving = Some(*epoch);
@@ -477,6 +501,7 @@ impl World {
             Happening::StoreFailed { .. } => host.struck,
             Happening::StoreRefused { .. } => host.struck || host.corrupted,
             Happening::DamagedBlock { .. } => host.corrupted,
+            #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is ever excused")]
             _ => false,
         };
         if !host.replaced && !excused {

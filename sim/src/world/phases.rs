@@ -8,6 +8,7 @@ use crate::{
     checkers::{Rule, Violation, lineage::Memory, linear, single},
     dice::Dice,
     plan::{MS, SECOND},
+    watch::SpotKind,
 };
 
 /// Where a run is.
@@ -63,6 +64,7 @@ impl World {
 
     fn enter(&mut self, phase: Phase, patience: u64) {
         self.line(|| format!("PHASE {phase:?}"));
+        self.spot(None, SpotKind::Phase, || format!("{phase:?}"));
         self.phase = phase;
         self.deadline = self.now + patience;
     }
