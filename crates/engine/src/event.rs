@@ -83,7 +83,7 @@ pub enum Fact<'a> {
     PlanBound,
     /// Something the plan needs was refused; nothing is held.
     PinRefused(PinRefusal),
-    /// A pin of this session was broken because the log is full.
+    /// A pin of this session was broken because the log is full. Refused where none is held.
     PinBroken {
         /// What it held.
         pin: PinKind,
@@ -121,6 +121,8 @@ pub enum Fact<'a> {
     },
     /// What the session was to ship could not be read back.
     ReadFailed,
+    /// Whoever carried out its plan panicked; what it held is released.
+    ExecutorPanicked,
     /// Somebody wants the session ended.
     CancelRequested,
 }
@@ -254,6 +256,10 @@ pub enum Refusal {
         /// The one that came.
         got: u64,
     },
+    /// Epoch, endpoint and end of a sender are decided for all senders at once: see
+    /// `Registry::apply` and `Registry::raise_epoch`.
+    #[error("only an assignment or a promise says that")]
+    NotForOne,
     /// One endpoint version with two addresses.
     #[error("endpoint version {version} names two addresses")]
     EndpointConflict {

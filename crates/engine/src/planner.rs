@@ -4,9 +4,10 @@
 //! [`Plan::needs`] or none; from then on the pins hold the storage and the plan stays true whatever
 //! the storage does. Executors take no policy input.
 
-use moorline_types::{Lsn, LsnRange};
+use moorline_types::{Lsn, LsnRange, ReplicaId};
 
 use crate::{
+    facts::{Impossible, Side},
     outcome::{Outcome, RebuildReason, Verdict},
     session::{PinKind, SessionStamp},
 };
@@ -14,6 +15,8 @@ use crate::{
 /// What to do for one session, decided once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
+    /// The replica, and so the volume: session ids of two volumes may be equal.
+    pub replica: ReplicaId,
     /// For whom; everything that the plan causes is gated by this.
     pub stamp: SessionStamp,
     /// What to do.
@@ -93,7 +96,11 @@ impl Plan {
 /// # Errors
 ///
 /// The reason, when records alone cannot help: a session of the rebuild kind is needed.
-pub fn plan(stamp: SessionStamp, verdict: &Verdict) -> Result<Plan, RebuildReason> {
+pub fn plan(
+    replica: &ReplicaId,
+    stamp: SessionStamp,
+    verdict: &Verdict,
+) -> Result<Plan, RebuildReason> {
     let kind = match (verdict.outcome, verdict.cut) {
         (Outcome::NeedsRebuild(reason), _) => return Err(reason),
         (Outcome::CatchUp(range), truncate) => PlanKind::CatchUp { truncate, range },
@@ -108,7 +115,11 @@ pub fn plan(stamp: SessionStamp, verdict: &Verdict) -> Result<Plan, RebuildReaso
             }
         }
     };
-    Ok(Plan { stamp, kind })
+    Ok(Plan {
+        replica: replica.clone(),
+        stamp,
+        kind,
+    })
 }
 
 /// What the base of a rebuild is made of.
@@ -180,6 +191,33 @@ pub struct RebuildFacts {
     pub image_extents: u64,
     /// Extents changed above L on either side; read only when a delta is possible.
     pub delta_extents: u64,
+}
+
+impl RebuildFacts {
+    /// Whether these facts can be true together. A checkpoint below the tail is not asked about:
+    /// it is a reason of its own, [`Unavailable::TrustedCheckpointUnreplayableTail`].
+    ///
+    /// # Errors
+    ///
+    /// The first contradiction, with its numbers.
+    pub fn check(&self) -> Result<(), Impossible> {
+        let (committed, head) = (self.committed, self.head);
+        if committed > head {
+            return Err(Impossible::CommittedPastHead { committed, head });
+        }
+        match self.checkpoint {
+            Checkpoint::Trusted(checkpoint) | Checkpoint::Untrusted(checkpoint)
+                if checkpoint > committed =>
+            {
+                Err(Impossible::CheckpointPastApplied {
+                    side: Side::Primary,
+                    checkpoint,
+                    applied: committed,
+                })
+            }
+            Checkpoint::None | Checkpoint::Trusted(_) | Checkpoint::Untrusted(_) => Ok(()),
+        }
+    }
 }
 
 /// The chosen source, and why cheaper ones were not.
@@ -333,5 +371,45 @@ mod tests {
             assert_eq!(choice.source, source, "{facts:?}");
             assert_eq!(choice.refused, refused, "{facts:?}");
         }
+    }
+
+    #[test]
+    fn facts_that_cannot_be_are_no_choice_of_a_source() {
+        let check = |change: fn(&mut RebuildFacts)| {
+            let mut facts = FACTS;
+            change(&mut facts);
+            facts.check().map_err(|impossible| impossible.to_string())
+        };
+        let no = |text: &str| Err(text.to_owned());
+        assert_eq!(check(|facts| facts.head = Lsn::new(55)), Ok(()));
+        assert_eq!(
+            check(|facts| facts.head = Lsn::new(54)),
+            no("the primary's committed 55 is above its head 54")
+        );
+        assert_eq!(
+            check(|facts| facts.checkpoint = Checkpoint::Trusted(facts.committed)),
+            Ok(())
+        );
+        for above in [
+            (|facts| facts.checkpoint = Checkpoint::Trusted(Lsn::new(56))) as fn(&mut RebuildFacts),
+            |facts| facts.checkpoint = Checkpoint::Untrusted(Lsn::new(56)),
+        ] {
+            assert_eq!(
+                check(above),
+                no("the primary's checkpoint 56 is above applied 55")
+            );
+        }
+        // Nothing at all yet is a base of its own.
+        let empty = RebuildFacts {
+            checkpoint: Checkpoint::None,
+            tail: Lsn::ZERO,
+            head: Lsn::ZERO,
+            committed: Lsn::ZERO,
+            trusted_common: None,
+            ..FACTS
+        };
+        assert_eq!(empty.check(), Ok(()));
+        let full = RebuildSource::FullBase { at: Lsn::ZERO };
+        assert_eq!(choose_source(&empty).source, full);
     }
 }

@@ -1,7 +1,8 @@
 //! The event stream of every recovery: logs, metrics, operators and tests read the same one.
 //!
 //! A whole catch-up reads: `sender_added`, `session_created`, `connected`, `handshake`,
-//! `plan_catchup`, `exec_started`, `progress`..., `joined`, `completed`, `resources_released`.
+//! `plan_catchup`, `exec_started`, [`truncation_recorded`,] `progress`..., `joined`, `completed`,
+//! `resources_released`.
 
 use std::{collections::VecDeque, fmt};
 
@@ -14,6 +15,7 @@ use crate::{
     sender::{DegradedReason, NeedsRebuildReason},
     session::{
         Cause, CompletionRejected, HandshakeFailure, Invalidation, PinKind, PinRefusal, SessionKind,
+        SessionStamp,
     },
 };
 
@@ -30,6 +32,25 @@ pub struct RecoveryEvent {
     pub epoch: Epoch,
     /// What.
     pub what: What,
+}
+
+impl RecoveryEvent {
+    /// An execution gave back all that it held.
+    #[must_use]
+    pub fn released(
+        at: Instant,
+        replica: &ServerId,
+        stamp: SessionStamp,
+        cause: ReleaseCause,
+    ) -> Self {
+        Self {
+            at,
+            replica: replica.clone(),
+            session: Some(stamp.session),
+            epoch: stamp.epoch,
+            what: What::ResourcesReleased(cause),
+        }
+    }
 }
 
 /// What happened. The names reach the operator unchanged, see [`What::name`].
@@ -80,7 +101,7 @@ pub enum What {
         /// Which cheaper sources were refused, and why.
         refused: Vec<Unavailable>,
     },
-    /// Records or base blocks begin to flow.
+    /// Everything that the plan needs is held: its execution begins, with the cut if one is needed.
     ExecStarted,
     /// The durable frontier of the replica moved forward.
     Progress {
@@ -95,6 +116,11 @@ pub enum What {
         extents: u64,
         /// Extents to lay.
         extents_total: u64,
+    },
+    /// The base is whole at the replica; records through the target may still be missing.
+    BaseWhole {
+        /// The source's committed point now.
+        target: Lsn,
     },
     /// The divergent tail is gone, durably.
     TruncationRecorded {
@@ -113,6 +139,8 @@ pub enum What {
     },
     /// It was in sync, and is no longer.
     InSyncEnded(Invalidation),
+    /// It was degraded, and is merely disconnected now.
+    DegradedEnded(Invalidation),
     /// Somebody called it complete without proof.
     CompletionRejected(CompletionRejected),
     /// A hold on storage was not given.
@@ -162,6 +190,8 @@ pub enum ReleaseCause {
     PinBroken,
     /// Somebody asked it to stop.
     Cancelled,
+    /// Whoever carried it out panicked.
+    Panicked,
 }
 
 impl From<Invalidation> for ReleaseCause {
@@ -173,6 +203,7 @@ impl From<Invalidation> for ReleaseCause {
             Invalidation::PinBroken { .. } => Self::PinBroken,
             Invalidation::Cancelled => Self::Cancelled,
             Invalidation::ReadFailed => Self::ReadFailed,
+            Invalidation::ExecutorPanicked => Self::Panicked,
             Invalidation::PeerSilent
             | Invalidation::EndpointChanged
             | Invalidation::Superseded { .. }
@@ -210,10 +241,12 @@ impl What {
             },
             Self::ExecStarted => "exec_started",
             Self::Progress { .. } | Self::BaseProgress { .. } => "progress",
+            Self::BaseWhole { .. } => "base_whole",
             Self::TruncationRecorded { .. } => "truncation_recorded",
             Self::Joined { .. } => "joined",
             Self::Completed { .. } => "completed",
             Self::InSyncEnded(_) => "in_sync_ended",
+            Self::DegradedEnded(_) => "degraded_ended",
             Self::CompletionRejected(_) => "completion_rejected",
             Self::PinRefused(_) => "pin_refused",
             Self::PinBroken { .. } => "pin_broken",

@@ -71,13 +71,29 @@ pub enum Applied {
 }
 
 /// Why an assignment was refused as a whole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum AssignmentRefused {
     /// It is about another volume.
     #[error("the assignment is about volume {got}")]
     OtherVolume {
         /// The volume that it names.
         got: VolumeId,
+    },
+    /// It names no member at all: no volume has none.
+    #[error("the assignment of epoch {epoch}, config version {config} names no member")]
+    Empty {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Its config version.
+        config: ConfigVersion,
+    },
+    /// A server has two seats.
+    #[error("server {server} is named {times} times")]
+    NamedTwice {
+        /// The first such server.
+        server: ServerId,
+        /// How often.
+        times: usize,
     },
     /// An older epoch, or an impossible one.
     #[error(transparent)]
@@ -204,7 +220,31 @@ impl Registry {
     }
 
     /// Takes in one event about one replica. A server without a sender is answered `Stopped`.
+    ///
+    /// What is decided for all senders at once (epoch, endpoint, end) is refused here: see
+    /// [`apply`](Self::apply) and [`raise_epoch`](Self::raise_epoch).
     pub fn handle(
+        &mut self,
+        now: Instant,
+        server: &ServerId,
+        event: Event<'_>,
+        out: &mut Actions,
+    ) -> Answer {
+        match event {
+            Event::EpochRaised { .. } | Event::EndpointChanged(_) | Event::StopRequested => {
+                Answer::Refused(Refusal::NotForOne)
+            }
+            Event::SessionRequested { .. }
+            | Event::SessionReplaced { .. }
+            | Event::LinkUp { .. }
+            | Event::LinkLost
+            | Event::PeerSilent
+            | Event::DeadlineReached
+            | Event::Session { .. } => self.tell(now, server, event, out),
+        }
+    }
+
+    fn tell(
         &mut self,
         now: Instant,
         server: &ServerId,
@@ -255,17 +295,18 @@ impl Registry {
         }
         let mut done = Reconciled::default();
         self.remove_absent(now, line, &mut done, out);
-        let others = |member: &&Member| member.server != self.identity.own;
-        let members: Vec<Member> = line.members.iter().filter(others).cloned().collect();
-        for member in &members {
+        for member in &line.members {
             let server = &member.server;
+            if *server == self.identity.own {
+                continue;
+            }
             let standing = self.sender(server).is_some_and(Sender::has_standing);
             let cause = if self.senders.contains_key(server) {
                 let moved = self.move_one(now, member, &mut done, out);
                 if new_reign {
                     // A promise request may have raised it before.
                     let to = line.epoch;
-                    let _answer = self.handle(now, server, Event::EpochRaised { to }, out);
+                    let _answer = self.tell(now, server, Event::EpochRaised { to }, out);
                 }
                 (moved || new_reign).then_some(Cause::Reassignment)
             } else {
@@ -307,6 +348,7 @@ impl Registry {
         if line.volume != self.identity.volume {
             return Err(AssignmentRefused::OtherVolume { got: line.volume });
         }
+        check_members(line)?;
         match self.fence.admit(line.epoch) {
             Ok(_) => {}
             Err(Fenced::Ahead { .. }) => return Ok(Fresh::Newer),
@@ -334,8 +376,12 @@ impl Registry {
         out: &mut Actions,
     ) {
         let own = &self.identity.own;
+        // Senders and names both ascend: one walk over the two.
+        let named = names(line);
+        let mut named = named.into_iter().peekable();
         self.senders.retain(|server, sender| {
-            if line.member(server).is_some() && server != own {
+            while named.next_if(|name| *name < server).is_some() {}
+            if named.peek() == Some(&server) && server != own {
                 return true;
             }
             let _answer = sender.handle(now, Event::StopRequested, out);
@@ -363,12 +409,15 @@ impl Registry {
         done: &mut Reconciled,
         out: &mut Actions,
     ) -> bool {
-        let sender = &self.senders[&member.server];
+        let have = self.senders[&member.server].endpoint();
+        if is_at(have, member) {
+            return false;
+        }
         let to = endpoint(member);
-        match check_endpoint(sender.endpoint(), &to) {
+        match check_endpoint(have, &to) {
             EndpointChange::Same => false,
             EndpointChange::Moved => {
-                let _answer = self.handle(now, &member.server, Event::EndpointChanged(to), out);
+                let _answer = self.tell(now, &member.server, Event::EndpointChanged(to), out);
                 true
             }
             EndpointChange::Refused(refusal) => {
@@ -413,6 +462,37 @@ impl Reconciled {
         }
         self.failed.sort_by(|a, b| a.0.cmp(&b.0));
     }
+}
+
+/// The members' servers, ascending. Lines list them so, and then this is one pass.
+fn names(line: &AssignmentLine) -> Vec<&ServerId> {
+    let mut names: Vec<&ServerId> = line.members.iter().map(|member| &member.server).collect();
+    names.sort();
+    names
+}
+
+fn check_members(line: &AssignmentLine) -> Result<(), AssignmentRefused> {
+    let names = names(line);
+    if names.is_empty() {
+        return Err(AssignmentRefused::Empty {
+            epoch: line.epoch,
+            config: line.config,
+        });
+    }
+    let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) else {
+        return Ok(());
+    };
+    let twice = pair[0];
+    Err(AssignmentRefused::NamedTwice {
+        server: twice.clone(),
+        times: names.iter().filter(|name| **name == twice).count(),
+    })
+}
+
+fn is_at(have: &Endpoint, member: &Member) -> bool {
+    have.version == member.endpoint_version
+        && have.data == member.data_addr
+        && have.control == member.control_addr
 }
 
 fn endpoint(member: &Member) -> Endpoint {

@@ -347,7 +347,7 @@ impl Sender {
             epoch: self.fence.current(),
         };
         let opening = Opening {
-            replica: self.replica.server.clone(),
+            replica: self.replica.clone(),
             stamp,
             kind,
             cause,
@@ -400,7 +400,10 @@ impl Sender {
                     self.degrade(now, DegradedReason::Silent, out);
                 }
             }
-            State::Degraded(_) if !silent => self.state = State::Disconnected,
+            State::Degraded(_) if !silent => {
+                self.state = State::Disconnected;
+                self.emit(now, What::DegradedEnded(why), out);
+            }
             State::Degraded(_) | State::Disconnected | State::Stopped => {
                 return Answer::Unchanged(Known::NothingToEnd);
             }
@@ -531,6 +534,7 @@ impl Sender {
             | Invalidation::Cancelled
             | Invalidation::PinRefused(_)
             | Invalidation::ReadFailed
+            | Invalidation::ExecutorPanicked
             | Invalidation::TruncationOverdue => {}
         }
     }

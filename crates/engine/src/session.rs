@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use moorline_types::{Epoch, Instant, ServerId, SessionId};
+use moorline_types::{Epoch, Instant, Lsn, ReplicaId, SessionId};
 
 use crate::{
     action::{Action, Actions, Directed},
@@ -74,7 +74,7 @@ impl Default for SessionLimits {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opening {
     /// The replica.
-    pub replica: ServerId,
+    pub replica: ReplicaId,
     /// Id and epoch.
     pub stamp: SessionStamp,
     /// What it may do.
@@ -110,6 +110,12 @@ impl Session {
         };
         session.emit(now, what, out);
         session
+    }
+
+    /// The replica.
+    #[must_use]
+    pub const fn replica(&self) -> &ReplicaId {
+        &self.opening.replica
     }
 
     /// Id and epoch.
@@ -230,26 +236,46 @@ impl Session {
             Fact::HandshakeRefused(failure) => self.handshake_refused(now, failure, out),
             Fact::PlanBound => self.plan_bound(now, out),
             Fact::PinRefused(refusal) => self.pin_refused(now, refusal, out),
-            Fact::PinBroken { pin, lsn } => {
-                self.emit(now, What::PinBroken { pin, lsn }, out);
-                self.invalidate(now, Invalidation::PinBroken { pin, lsn }, out);
-                Answer::Done
-            }
+            Fact::PinBroken { pin, lsn } => self.pin_broken(now, (pin, lsn), out),
             Fact::TruncationRecorded { through } => self.truncation_recorded(now, through, out),
             Fact::Acknowledged { flushed, head } => self.acknowledged(now, flushed, head, out),
             Fact::Joined { join_point } => self.joined(now, join_point, out),
             Fact::InSyncRecorded => self.in_sync_recorded(now, out),
             Fact::ExtentsLaid { extents } => self.extents_laid(now, extents, out),
             Fact::BaseWhole { committed } => self.base_whole(now, committed, out),
-            Fact::ReadFailed => {
-                self.invalidate(now, Invalidation::ReadFailed, out);
-                Answer::Done
+            Fact::ReadFailed => self.execution_failed(now, Invalidation::ReadFailed, out),
+            Fact::ExecutorPanicked => {
+                self.execution_failed(now, Invalidation::ExecutorPanicked, out)
             }
             Fact::CancelRequested => {
                 self.invalidate(now, Invalidation::Cancelled, out);
                 Answer::Done
             }
         }
+    }
+
+    /// A pin was taken back. Only who holds one can lose it.
+    fn pin_broken(
+        &mut self,
+        now: Instant,
+        (pin, lsn): (PinKind, Lsn),
+        out: &mut Actions,
+    ) -> Answer {
+        if !self.phase.holds_pins() {
+            return self.wrong_phase();
+        }
+        self.emit(now, What::PinBroken { pin, lsn }, out);
+        self.invalidate(now, Invalidation::PinBroken { pin, lsn }, out);
+        Answer::Done
+    }
+
+    /// Whoever carries out the plan cannot go on. Only a plan that is carried out can fail so.
+    fn execution_failed(&mut self, now: Instant, why: Invalidation, out: &mut Actions) -> Answer {
+        if !self.phase.is_executing() {
+            return self.wrong_phase();
+        }
+        self.invalidate(now, why, out);
+        Answer::Done
     }
 
     /// Ends the attempt. The caller has made sure that it is live.
@@ -377,14 +403,14 @@ impl Session {
     }
 
     fn ask(&self, action: Action, out: &mut Actions) {
-        let replica = self.opening.replica.clone();
+        let replica = self.opening.replica.server.clone();
         out.push(Directed { replica, action });
     }
 
     fn emit(&self, now: Instant, what: What, out: &mut Actions) {
         let event = RecoveryEvent {
             at: now,
-            replica: self.opening.replica.clone(),
+            replica: self.opening.replica.server.clone(),
             session: Some(self.stamp().session),
             epoch: self.stamp().epoch,
             what,
@@ -452,4 +478,4 @@ impl Session {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

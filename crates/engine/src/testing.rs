@@ -1,5 +1,10 @@
 //! What the machines' tests share: facts in plain numbers, and actions in one word each.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{Display, Write as _},
+};
+
 use moorline_types::{Epoch, EpochStart, Instant, Lsn, OpenCount, SessionId};
 
 use crate::{
@@ -9,6 +14,8 @@ use crate::{
 
 pub(crate) const PRIMARY_HISTORY: [EpochStart; 2] = [start(1, 1), start(2, 51)];
 pub(crate) const OLD_HISTORY: [EpochStart; 1] = [start(1, 1)];
+/// Of a reign that began after the primary's.
+pub(crate) const NEWER_HISTORY: [EpochStart; 2] = [start(1, 1), start(3, 51)];
 
 const fn start(epoch: u64, first: u64) -> EpochStart {
     EpochStart {
@@ -90,49 +97,112 @@ pub(crate) const REFUSED_PIN: PinRefusal = PinRefusal {
     reason: PinRefusedReason::Reclaimed,
 };
 
-/// Every fact there is, in a form that some phase takes in.
-pub(crate) fn all_facts() -> Vec<Fact<'static>> {
+/// Every fact there is, in every form that some phase tells apart, with its name.
+pub(crate) fn named_facts() -> Vec<(&'static str, Fact<'static>)> {
+    let with = |primary, replica| Fact::HandshakeAnswered { primary, replica };
+    let ahead = |committed| ReplicaFacts {
+        committed: Lsn::new(committed),
+        ..replica(&OLD_HISTORY, 80)
+    };
+    let level = PrimaryFacts {
+        committed: Lsn::new(50),
+        ..primary()
+    };
+    let news = ReplicaFacts {
+        committed: Lsn::new(65),
+        ..replica(&PRIMARY_HISTORY, 65)
+    };
+    let above_head = PrimaryFacts {
+        committed: Lsn::new(71),
+        ..primary()
+    };
+    let no_head = RebuildFacts {
+        head: Lsn::new(59),
+        ..REBUILD
+    };
+    let (pin, lsn) = (PinKind::History, Lsn::new(30));
+    let cut = |n| Fact::TruncationRecorded {
+        through: Lsn::new(n),
+    };
     vec![
-        answered(&PRIMARY_HISTORY, 60),
-        Fact::RebuildOffered(REBUILD),
-        Fact::HandshakeRefused(HandshakeFailure::NotMember),
-        Fact::PlanBound,
-        Fact::PinRefused(REFUSED_PIN),
-        Fact::PinBroken {
-            pin: PinKind::History,
-            lsn: Lsn::new(30),
-        },
-        Fact::TruncationRecorded {
-            through: Lsn::new(50),
-        },
-        acked(45),
-        joined(75),
-        Fact::InSyncRecorded,
-        Fact::ExtentsLaid { extents: 4 },
-        Fact::BaseWhole {
-            committed: Lsn::new(60),
-        },
-        Fact::ReadFailed,
-        Fact::CancelRequested,
+        ("answered(zero_gap)", answered(&PRIMARY_HISTORY, 60)),
+        ("answered(news)", with(primary(), news)),
+        ("answered(gap)", answered(&OLD_HISTORY, 40)),
+        ("answered(divergent)", answered(&OLD_HISTORY, 80)),
+        ("answered(cut_only)", with(level, replica(&OLD_HISTORY, 55))),
+        ("answered(too_old)", answered(&OLD_HISTORY, 9)),
+        (
+            "answered(impossible)",
+            with(above_head, replica(&OLD_HISTORY, 40)),
+        ),
+        ("answered(committed_missing)", with(primary(), ahead(51))),
+        ("answered(newer_epoch)", answered(&NEWER_HISTORY, 60)),
+        ("rebuild_offered", Fact::RebuildOffered(REBUILD)),
+        ("rebuild_offered(impossible)", Fact::RebuildOffered(no_head)),
+        (
+            "handshake_refused",
+            Fact::HandshakeRefused(HandshakeFailure::NotMember),
+        ),
+        ("plan_bound", Fact::PlanBound),
+        ("pin_refused", Fact::PinRefused(REFUSED_PIN)),
+        ("pin_broken", Fact::PinBroken { pin, lsn }),
+        ("truncation_recorded(50)", cut(50)),
+        ("truncation_recorded(49)", cut(49)),
+        ("acknowledged(40)", acked(40)),
+        ("acknowledged(55)", acked(55)),
+        ("acknowledged(60)", acked(60)),
+        ("acknowledged(75)", acked(75)),
+        ("acknowledged(81)", acked(81)),
+        ("joined(59)", joined(59)),
+        ("joined(75)", joined(75)),
+        ("in_sync_recorded", Fact::InSyncRecorded),
+        ("extents_laid(3)", Fact::ExtentsLaid { extents: 3 }),
+        ("extents_laid(4)", Fact::ExtentsLaid { extents: 4 }),
+        ("extents_laid(5)", Fact::ExtentsLaid { extents: 5 }),
+        (
+            "base_whole",
+            Fact::BaseWhole {
+                committed: Lsn::new(60),
+            },
+        ),
+        ("read_failed", Fact::ReadFailed),
+        ("executor_panicked", Fact::ExecutorPanicked),
+        ("cancel_requested", Fact::CancelRequested),
     ]
 }
 
-pub(crate) const fn fact_name(fact: &Fact<'_>) -> &'static str {
-    match fact {
-        Fact::HandshakeAnswered { .. } => "handshake_answered",
-        Fact::RebuildOffered(_) => "rebuild_offered",
-        Fact::HandshakeRefused(_) => "handshake_refused",
-        Fact::PlanBound => "plan_bound",
-        Fact::PinRefused(_) => "pin_refused",
-        Fact::PinBroken { .. } => "pin_broken",
-        Fact::TruncationRecorded { .. } => "truncation_recorded",
-        Fact::Acknowledged { .. } => "acknowledged",
-        Fact::Joined { .. } => "joined",
-        Fact::InSyncRecorded => "in_sync_recorded",
-        Fact::ExtentsLaid { .. } => "extents_laid",
-        Fact::BaseWhole { .. } => "base_whole",
-        Fact::ReadFailed => "read_failed",
-        Fact::CancelRequested => "cancel_requested",
+/// Every fact there is.
+pub(crate) fn all_facts() -> Vec<Fact<'static>> {
+    named_facts().into_iter().map(|(_, fact)| fact).collect()
+}
+
+/// Steps from one state to another and what makes them, gathered from what was done.
+#[derive(Default)]
+pub(crate) struct Edges(BTreeMap<(String, String), BTreeSet<&'static str>>);
+
+impl Edges {
+    /// Notes a step.
+    pub(crate) fn add(&mut self, from: &dyn Display, to: &dyn Display, by: &'static str) {
+        let steps = self
+            .0
+            .entry((from.to_string(), to.to_string()))
+            .or_default();
+        // What an event carries is told in the tables.
+        steps.insert(by.split('(').next().expect("a split has a first part"));
+    }
+
+    /// A Mermaid diagram of all steps but those to `end`, then those as a table.
+    pub(crate) fn draw(&self, start: &str, end: &str) -> String {
+        let mut text = format!("```mermaid\nstateDiagram-v2\n    [*] --> {start}\n");
+        let words = |by: &BTreeSet<&str>| by.iter().copied().collect::<Vec<_>>().join(", ");
+        for ((from, to), by) in self.0.iter().filter(|((_, to), _)| to != end) {
+            writeln!(text, "    {from} --> {to} : {}", words(by)).unwrap();
+        }
+        writeln!(text, "```\n\n| To `{end}` from | by |\n|---|---|").unwrap();
+        for ((from, _), by) in self.0.iter().filter(|((_, to), _)| to == end) {
+            writeln!(text, "| `{from}` | {} |", words(by)).unwrap();
+        }
+        text
     }
 }
 

@@ -9,18 +9,24 @@
 //! All records go over one stream in LSN order without a gap: what this ships, and behind it, from
 //! the hand-over on, what the ordering point ships itself. The pin follows the replica's *durable*
 //! frontier and is dropped on every way out, with exactly one [`Released`].
+//!
+//! Every way out that is not success also ends the session: what the execution finds is told to
+//! its sender before the caller hears of it. That holds for a port that panics, too.
 
 use std::collections::VecDeque;
 
-use moorline_engine::{ReleaseCause, Sender, SessionStamp, Spending};
-use moorline_types::{Instant, Lsn, LsnRange};
+use moorline_engine::{ReleaseCause, SessionStamp, Spending};
+use moorline_types::{Lsn, LsnRange, ReplicaId};
 use moorline_wal::{LogReadError, ReadStart, Record, RetentionPin};
 
 use crate::{
     plan::BoundPlan,
     ports::{HistoryReader, ReplicaLink},
     step::{Halt, HandOver, Lag, RecordsRefused, Released, Rewind, StepOutcome, Waiting},
+    turn::Turn,
 };
+
+mod unwinding;
 
 /// How much an execution does at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +54,7 @@ impl Default for CatchUpConfig {
 /// One catch-up being carried out.
 #[derive(Debug)]
 pub struct CatchUp {
+    replica: ReplicaId,
     stamp: SessionStamp,
     target: Lsn,
     config: CatchUpConfig,
@@ -107,6 +114,7 @@ impl CatchUp {
     pub fn new(plan: BoundPlan, config: CatchUpConfig) -> Self {
         let (stamp, range) = (plan.stamp(), plan.range());
         Self {
+            replica: plan.replica().clone(),
             stamp,
             target: range.through(),
             config,
@@ -120,6 +128,12 @@ impl CatchUp {
                 window_bytes: 0,
             }),
         }
+    }
+
+    /// For which replica it works.
+    #[must_use]
+    pub const fn replica(&self) -> &ReplicaId {
+        &self.replica
     }
 
     /// Whose execution it is.
@@ -159,59 +173,75 @@ impl CatchUp {
     /// primary's last record now.
     pub fn step(
         &mut self,
-        now: Instant,
-        sender: &Sender,
+        turn: &mut Turn<'_>,
         head: Lsn,
         (history, link): (&mut impl HistoryReader, &mut impl ReplicaLink),
     ) -> StepOutcome {
         if let State::Over(cause) = self.state {
             return StepOutcome::Refused(cause);
         }
-        if let Err(halt) = check(sender, self.stamp, now) {
-            return self.end(halt.into());
+        if let Err(halt) = self.check(turn) {
+            return self.end(turn, halt.cause(turn, self.stamp));
         }
         // A live session whose acknowledgements do not count yet has a cut outstanding.
-        if sender.counts_acks(self.stamp).is_err() {
+        if turn.sender.counts_acks(self.stamp).is_err() {
             return StepOutcome::Waiting(Waiting::Cut);
         }
+        let (range, bytes_max) = match self.next_read(head) {
+            Ok(wanted) => wanted,
+            Err(nothing) => return nothing,
+        };
+        let worked = self.guarded(turn, |running| match history.read(range, bytes_max) {
+            Ok(ReadStart::Pending) => {
+                running.read = InFlight::Wanted;
+                Worked::Reading
+            }
+            Ok(ReadStart::Ready(records)) => match running.ship(records, link) {
+                Ok(()) => Worked::Shipped(running.shipped),
+                Err(_) => Worked::Failed,
+            },
+            Err(_) => Worked::Failed,
+        });
+        self.worked(turn, worked)
+    }
+
+    /// What a step may read now; else what it answers.
+    fn next_read(&mut self, head: Lsn) -> Result<(LsnRange, usize), StepOutcome> {
         let config = self.config;
-        let State::Running(running) = &mut self.state else {
-            unreachable!("looked at above");
+        let running = match &mut self.state {
+            State::Over(cause) => return Err(StepOutcome::Refused(*cause)),
+            State::Running(running) => running,
         };
         let limit = match running.stage {
             Stage::CatchingUp => self.target.max(running.shipped),
             Stage::Following(_) => head,
-            Stage::Live { .. } => return StepOutcome::Waiting(Waiting::Live),
+            Stage::Live { .. } => return Err(StepOutcome::Waiting(Waiting::Live)),
         };
         if running.read != InFlight::None {
-            return StepOutcome::Waiting(Waiting::Read);
+            return Err(StepOutcome::Waiting(Waiting::Read));
         }
         if running.shipped >= limit {
-            return match running.stage {
+            return Err(match running.stage {
                 Stage::CatchingUp => StepOutcome::Waiting(Waiting::Proof),
                 Stage::Following(_) | Stage::Live { .. } => StepOutcome::AtHead { head },
-            };
+            });
         }
         if let Some(lag) = running.next_round(head, &config) {
-            return StepOutcome::NotConverging(lag);
+            return Err(StepOutcome::NotConverging(lag));
         }
         if running.window_bytes >= config.window_bytes {
-            return StepOutcome::Waiting(Waiting::Window);
+            return Err(StepOutcome::Waiting(Waiting::Window));
         }
         let room = config.window_bytes - running.window_bytes;
         let range = LsnRange::new(running.shipped, limit).expect("shipped lies below the limit");
-        match history.read(range, room.min(config.page_bytes)) {
-            Ok(ReadStart::Pending) => {
-                running.read = InFlight::Wanted;
-                StepOutcome::Waiting(Waiting::Read)
-            }
-            Ok(ReadStart::Ready(records)) => match running.ship(records, link) {
-                Ok(()) => StepOutcome::Shipped {
-                    through: running.shipped,
-                },
-                Err(_) => self.end(ReleaseCause::ReadFailed),
-            },
-            Err(_) => self.end(ReleaseCause::ReadFailed),
+        Ok((range, room.min(config.page_bytes)))
+    }
+
+    fn worked(&mut self, turn: &mut Turn<'_>, worked: Worked) -> StepOutcome {
+        match worked {
+            Worked::Reading => StepOutcome::Waiting(Waiting::Read),
+            Worked::Shipped(through) => StepOutcome::Shipped { through },
+            Worked::Failed => self.end(turn, ReleaseCause::ReadFailed),
         }
     }
 
@@ -225,12 +255,10 @@ impl CatchUp {
     /// [`RecordsRefused`] when nothing was asked for; nothing changed then.
     pub fn records_read(
         &mut self,
-        now: Instant,
-        sender: &Sender,
+        turn: &mut Turn<'_>,
         result: Result<Vec<Record>, LogReadError>,
         link: &mut impl ReplicaLink,
     ) -> Result<StepOutcome, RecordsRefused> {
-        let stamp = self.stamp;
         let State::Running(running) = &mut self.state else {
             return Err(RecordsRefused::Over);
         };
@@ -238,18 +266,17 @@ impl CatchUp {
             InFlight::None | InFlight::Abandoned => return Err(RecordsRefused::NoRead),
             InFlight::Wanted => {}
         }
-        if let Err(halt) = check(sender, stamp, now) {
-            return Ok(self.end(halt.into()));
+        if let Err(halt) = self.check(turn) {
+            return Ok(self.end(turn, halt.cause(turn, self.stamp)));
         }
-        let Ok(records) = result else {
-            return Ok(self.end(ReleaseCause::ReadFailed));
-        };
-        match running.ship(records, link) {
-            Ok(()) => Ok(StepOutcome::Shipped {
-                through: running.shipped,
-            }),
-            Err(_) => Ok(self.end(ReleaseCause::ReadFailed)),
-        }
+        let worked = self.guarded(turn, |running| {
+            let shipped = result.ok().map(|records| running.ship(records, link));
+            match shipped {
+                Some(Ok(())) => Worked::Shipped(running.shipped),
+                Some(Err(_)) | None => Worked::Failed,
+            }
+        });
+        Ok(self.worked(turn, worked))
     }
 
     /// The replica answered: `received` makes room in the window, `flushed` lets the pin follow.
@@ -364,23 +391,43 @@ impl CatchUp {
         Rewind::To(held)
     }
 
-    /// Ends the execution and drops its pin. Answers the release event the first time only.
-    pub fn release(&mut self, cause: ReleaseCause) -> Option<Released> {
+    /// Ends the execution, drops its pin and puts the one release event into the turn's requests.
+    /// Answers the first time only.
+    ///
+    /// A session that is still live ends with it: nobody would work for it any more.
+    pub fn release(&mut self, turn: &mut Turn<'_>, cause: ReleaseCause) -> Option<Released> {
         match self.state {
             State::Over(_) => None,
             State::Running(_) => {
                 // The pin goes with the running state, here.
                 self.state = State::Over(cause);
-                let stamp = self.stamp;
-                Some(Released { stamp, cause })
+                Some(turn.released(&self.replica, self.stamp, cause))
             }
         }
     }
 
-    fn end(&mut self, cause: ReleaseCause) -> StepOutcome {
-        let released = self.release(cause).expect("a running execution ends once");
-        StepOutcome::Ended(released)
+    fn end(&mut self, turn: &mut Turn<'_>, cause: ReleaseCause) -> StepOutcome {
+        let released = self.release(turn, cause);
+        StepOutcome::Ended(released.expect("a running execution ends once"))
     }
+
+    fn check(&self, turn: &Turn<'_>) -> Result<(), Halt> {
+        if *turn.sender.replica() != self.replica {
+            return Err(Halt::OtherReplica);
+        }
+        turn.sender.admit(self.stamp).map_err(Halt::Authority)?;
+        match turn.sender.spending(turn.now) {
+            Spending::Within => Ok(()),
+            Spending::Exceeded(limit) => Err(Halt::Budget(limit)),
+        }
+    }
+}
+
+/// What came of calling the ports.
+enum Worked {
+    Reading,
+    Shipped(Lsn),
+    Failed,
 }
 
 impl Running {
@@ -394,7 +441,8 @@ impl Running {
         let mut through = wanted;
         let mut bytes = 0;
         for record in &records {
-            if record.lsn() != through.next() {
+            // None follows the last number there is.
+            if Some(record.lsn()) != through.checked_advance(1) {
                 return Err(RecordsRefused::NotContiguous { wanted, got: first });
             }
             through = record.lsn();
@@ -425,14 +473,6 @@ impl Running {
         round.lag = Some(records);
         let rounds = round.stubborn;
         (rounds > config.stubborn_rounds_max).then_some(Lag { records, rounds })
-    }
-}
-
-fn check(sender: &Sender, stamp: SessionStamp, now: Instant) -> Result<(), Halt> {
-    sender.admit(stamp).map_err(Halt::Authority)?;
-    match sender.spending(now) {
-        Spending::Within => Ok(()),
-        Spending::Exceeded(limit) => Err(Halt::Budget(limit)),
     }
 }
 

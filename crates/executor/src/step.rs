@@ -1,7 +1,9 @@
 //! What a step answers.
 
-use moorline_engine::{BudgetLimit, Refusal, ReleaseCause, SessionStamp, What};
+use moorline_engine::{BudgetLimit, Phase, Refusal, ReleaseCause, SessionStamp};
 use moorline_types::Lsn;
+
+use crate::turn::Turn;
 
 /// What became of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +24,8 @@ pub enum StepOutcome {
     },
     /// The lag did not shrink over many rounds: slow the writers, or cancel; by policy.
     NotConverging(Lag),
-    /// The execution is over, by this step. Its pin is dropped; the event is the only one.
+    /// The execution is over, by this step. Its pin is dropped, its session is not live any more,
+    /// and the one release event is among the turn's requests.
     Ended(Released),
     /// The execution was over before; nothing was done.
     Refused(ReleaseCause),
@@ -52,22 +55,13 @@ pub struct Lag {
     pub rounds: u32,
 }
 
-/// The one event that ends an execution.
+/// The end of an execution. Its event is among the turn's requests, once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use = "the release belongs in the recovery log"]
 pub struct Released {
     /// Whose execution.
     pub stamp: SessionStamp,
     /// Why it ended.
     pub cause: ReleaseCause,
-}
-
-impl Released {
-    /// The event for the recovery log.
-    #[must_use]
-    pub const fn event(&self) -> What {
-        What::ResourcesReleased(self.cause)
-    }
 }
 
 /// What became of handing over to the live stream.
@@ -124,35 +118,48 @@ pub enum RecordsRefused {
 /// Why a session may not be worked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Halt {
+    /// Another replica's sender was shown: session ids of two volumes may be equal.
+    OtherReplica,
     Authority(Refusal),
     Budget(BudgetLimit),
 }
 
-impl From<Halt> for ReleaseCause {
-    fn from(halt: Halt) -> Self {
-        match halt {
-            Halt::Budget(limit) => Self::BudgetExceeded(limit),
-            Halt::Authority(Refusal::Fenced(_)) => Self::Fenced,
-            Halt::Authority(
-                Refusal::Stopped
-                | Refusal::NoSession
-                | Refusal::OtherSession { .. }
-                | Refusal::SessionEnded { .. }
-                | Refusal::WrongPhase { .. }
-                | Refusal::WrongKind { .. }
-                | Refusal::SessionLive { .. }
-                | Refusal::SessionIdReused { .. }
-                | Refusal::NeedsRebuild
-                | Refusal::NoRebuildNeeded
-                | Refusal::AlreadyInSync
-                | Refusal::PastHead { .. }
-                | Refusal::WrongTruncation { .. }
-                | Refusal::JoinBelowShipped { .. }
-                | Refusal::CompletionRejected(_)
-                | Refusal::PastBase { .. }
-                | Refusal::StaleEndpoint { .. }
-                | Refusal::EndpointConflict { .. },
-            ) => Self::SessionEnded,
+impl Halt {
+    /// The cause as the release event says it: the session's own words where it has some.
+    pub(crate) fn cause(self, turn: &Turn<'_>, stamp: SessionStamp) -> ReleaseCause {
+        let refusal = match self {
+            Self::Budget(limit) => return ReleaseCause::BudgetExceeded(limit),
+            Self::OtherReplica => return ReleaseCause::SessionEnded,
+            Self::Authority(refusal) => refusal,
+        };
+        let session = turn
+            .sender
+            .session()
+            .filter(|session| session.stamp() == stamp);
+        if let Some(Phase::Invalidated(why)) = session.map(|session| session.phase()) {
+            return (*why).into();
+        }
+        match refusal {
+            Refusal::Fenced(_) => ReleaseCause::Fenced,
+            Refusal::Stopped
+            | Refusal::NoSession
+            | Refusal::OtherSession { .. }
+            | Refusal::SessionEnded { .. }
+            | Refusal::WrongPhase { .. }
+            | Refusal::WrongKind { .. }
+            | Refusal::SessionLive { .. }
+            | Refusal::SessionIdReused { .. }
+            | Refusal::NeedsRebuild
+            | Refusal::NoRebuildNeeded
+            | Refusal::AlreadyInSync
+            | Refusal::PastHead { .. }
+            | Refusal::WrongTruncation { .. }
+            | Refusal::JoinBelowShipped { .. }
+            | Refusal::CompletionRejected(_)
+            | Refusal::PastBase { .. }
+            | Refusal::NotForOne
+            | Refusal::StaleEndpoint { .. }
+            | Refusal::EndpointConflict { .. } => ReleaseCause::SessionEnded,
         }
     }
 }

@@ -331,3 +331,103 @@ fn an_unknown_server_is_answered_as_stopped() {
     let buckets: Vec<Bucket> = statuses.iter().map(|status| status.bucket).collect();
     assert_eq!(buckets, [Bucket::Connecting, Bucket::Connecting]);
 }
+
+/// Refused: with these words, and nothing changed.
+fn refused(stage: &mut Stage, line: &AssignmentLine) -> String {
+    let (before, acted) = (stage.registry.clone(), stage.out.len());
+    let applied = stage.apply(line);
+    assert_eq!(stage.registry, before);
+    assert_eq!(stage.out.len(), acted);
+    match applied {
+        Applied::Refused(refusal) => refusal.to_string(),
+        other @ (Applied::Reconciled(_) | Applied::Unchanged) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_assignment_that_makes_no_sense_touches_nothing() {
+    let mut stage = Stage::three();
+    assert_eq!(
+        refused(&mut stage, &line(3, 7, &[])),
+        "the assignment of epoch 3, config version 7 names no member"
+    );
+    let twice = [(1, 1), (2, 1), (3, 1), (2, 2)];
+    assert_eq!(
+        refused(&mut stage, &line(3, 7, &twice)),
+        "server s2 is named 2 times"
+    );
+    // Out of order is unusual and means the same.
+    let told = stage.apply(&line(2, 2, &[(3, 1), (1, 1), (2, 1)]));
+    assert_eq!(
+        summary(&told),
+        summary(&Applied::Reconciled(Reconciled::default()))
+    );
+}
+
+#[test]
+fn an_epoch_near_the_end_of_numbers_is_a_jump_or_an_epoch_like_any_other() {
+    let mut stage = Stage::three();
+    let far = refused(&mut stage, &line(u64::MAX, 1, &ALL));
+    assert!(far.contains("impossible jump"), "{far}");
+    // From nearby it is no jump; and there is nothing above it.
+    let identity = stage.registry.identity.clone();
+    let last = Epoch::new(u64::MAX, u64::MAX);
+    let mut registry = Registry::new(
+        identity,
+        Epoch::new(u64::MAX - 1, 0),
+        SenderConfig::default(),
+    );
+    let mut out = Actions::new();
+    assert!(matches!(
+        registry.raise_epoch(at(0), last, &mut out),
+        Raise::Raised { .. }
+    ));
+    assert_eq!(registry.raise_epoch(at(0), last, &mut out), Raise::Same);
+    registry.assert_invariants();
+}
+
+#[test]
+fn what_is_decided_for_all_senders_is_not_said_to_one() {
+    let mut stage = Stage::three();
+    let elsewhere = Endpoint {
+        data: "10.9.9.9:1".into(),
+        control: String::new(),
+        version: 9,
+    };
+    for event in [
+        Event::EpochRaised { to: epoch(3) },
+        Event::EndpointChanged(elsewhere),
+        Event::StopRequested,
+    ] {
+        let before = stage.registry.clone();
+        let said = stage
+            .registry
+            .handle(at(0), &server(2), event, &mut stage.out);
+        assert_eq!(said, Answer::Refused(Refusal::NotForOne));
+        assert_eq!(stage.registry, before);
+        assert!(stage.out.is_empty());
+    }
+}
+
+#[test]
+fn a_new_config_version_with_the_same_members_touches_no_session() {
+    let mut stage = Stage::three();
+    stage.bring_in_sync(2);
+    let before: Vec<_> = stage
+        .registry
+        .senders()
+        .map(|(_, sender)| sender.clone())
+        .collect();
+    let told = stage.apply(&line(2, 2, &ALL));
+    assert_eq!(
+        summary(&told),
+        summary(&Applied::Reconciled(Reconciled::default()))
+    );
+    let after: Vec<_> = stage
+        .registry
+        .senders()
+        .map(|(_, sender)| sender.clone())
+        .collect();
+    assert_eq!(after, before);
+    assert!(stage.out.is_empty());
+}

@@ -88,6 +88,11 @@ impl Session {
         if !matches!(self.phase, Phase::Handshake { .. }) {
             return self.wrong_phase();
         }
+        // A log of a later reign is never judged by, nor cut for, an earlier one.
+        let newest = replica.history.last().map(|start| start.epoch);
+        if newest.is_some_and(|epoch| epoch > self.stamp().epoch) {
+            return self.handshake_refused(now, HandshakeFailure::ReplicaAhead, out);
+        }
         let verdict = match classify_with(self.opening.mutants, primary, replica) {
             Ok(verdict) => verdict,
             Err(NoVerdict::Impossible(impossible)) => {
@@ -103,7 +108,7 @@ impl Session {
         if let Some(through) = verdict.raise_committed {
             self.ask(Action::RaiseCommitted { through }, out);
         }
-        match plan(self.stamp(), &verdict) {
+        match plan(self.replica(), self.stamp(), &verdict) {
             Ok(plan) => self.follow(now, plan, out),
             Err(reason) => self.invalidate(now, Invalidation::NeedsRebuild(reason), out),
         }
@@ -132,6 +137,7 @@ impl Session {
             }
             PlanKind::TruncateOnly { through, after } => {
                 self.emit(now, What::PlanTruncateOnly { through }, out);
+                self.emit(now, What::ExecStarted, out);
                 self.truncate(now, through, AfterCut::Join(after), out);
             }
             PlanKind::CatchUp { truncate, range } => {
@@ -145,11 +151,17 @@ impl Session {
 
     pub(super) fn plan_bound(&mut self, now: Instant, out: &mut Actions) -> Answer {
         match self.phase {
-            Phase::Planned(Planned { truncate, range }) => match truncate {
-                Some(through) => self.truncate(now, through, AfterCut::Ship(range), out),
-                None => self.ship(now, range, out),
-            },
-            Phase::SourceSelected { extents } => self.join_for_rebuild(now, extents, out),
+            Phase::Planned(Planned { truncate, range }) => {
+                self.emit(now, What::ExecStarted, out);
+                match truncate {
+                    Some(through) => self.truncate(now, through, AfterCut::Ship(range), out),
+                    None => self.ship(now, range, out),
+                }
+            }
+            Phase::SourceSelected { extents } => {
+                self.emit(now, What::ExecStarted, out);
+                self.join_for_rebuild(now, extents, out);
+            }
             Phase::Init
             | Phase::Connecting
             | Phase::Handshake { .. }
@@ -236,7 +248,6 @@ impl Session {
             acked: range.after(),
             meter: Meter::start(self.opening.limits.budget, now),
         };
-        self.emit(now, What::ExecStarted, out);
         self.enter(Phase::CatchingUp(catching_up), out);
         let stamp = self.stamp();
         self.ask(Action::StartShipping { stamp, range }, out);

@@ -88,6 +88,44 @@ pub enum PhaseName {
 }
 
 impl Phase {
+    /// Whether a hold on storage may be live for it.
+    pub(crate) const fn holds_pins(&self) -> bool {
+        match self {
+            Self::Planned(_)
+            | Self::Truncating(_)
+            | Self::CatchingUp(_)
+            | Self::Joining(_)
+            | Self::SourceSelected { .. }
+            | Self::RebuildJoining { .. }
+            | Self::Transferring(_)
+            | Self::Replaying(_) => true,
+            Self::Init
+            | Self::Connecting
+            | Self::Handshake { .. }
+            | Self::Completed { .. }
+            | Self::Invalidated(_) => false,
+        }
+    }
+
+    /// Whether a bound plan is being carried out.
+    pub(crate) const fn is_executing(&self) -> bool {
+        match self {
+            Self::Truncating(_)
+            | Self::CatchingUp(_)
+            | Self::Joining(_)
+            | Self::RebuildJoining { .. }
+            | Self::Transferring(_)
+            | Self::Replaying(_) => true,
+            Self::Init
+            | Self::Connecting
+            | Self::Handshake { .. }
+            | Self::Planned(_)
+            | Self::SourceSelected { .. }
+            | Self::Completed { .. }
+            | Self::Invalidated(_) => false,
+        }
+    }
+
     /// The phase's name.
     #[must_use]
     pub const fn name(&self) -> PhaseName {

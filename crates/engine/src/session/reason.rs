@@ -134,6 +134,8 @@ pub enum Invalidation {
     },
     /// Records could not be read back.
     ReadFailed,
+    /// Whoever carried out its plan panicked.
+    ExecutorPanicked,
     /// The cut was not recorded in time.
     TruncationOverdue,
     /// The join did not complete in time.
@@ -151,6 +153,7 @@ impl Invalidation {
             | Self::NeedsRebuild(_)
             | Self::PinRefused(_)
             | Self::ReadFailed
+            | Self::ExecutorPanicked
             | Self::TruncationOverdue
             | Self::JoinOverdue
             | Self::Budget(_) => true,

@@ -2,7 +2,7 @@
 
 use moorline_types::{Instant, Lsn};
 
-use super::{Phase, Session, SessionKind};
+use super::{HandshakeFailure, Phase, Session, SessionKind};
 use crate::{
     action::{Action, Actions},
     budget::{CatchUpBudget, Meter, Spending},
@@ -48,6 +48,9 @@ impl Session {
         if !matches!(self.phase, Phase::Handshake { .. }) {
             return self.wrong_phase();
         }
+        if let Err(impossible) = facts.check() {
+            return self.handshake_refused(now, HandshakeFailure::Impossible(impossible), out);
+        }
         let choice = choose_source(facts);
         let what = What::PlanRebuild {
             source: choice.source,
@@ -60,8 +63,12 @@ impl Session {
             source: choice.source,
             extents,
         };
-        let stamp = self.stamp();
-        self.ask(Action::BindPlan(Plan { stamp, kind }), out);
+        let plan = Plan {
+            replica: self.replica().clone(),
+            stamp: self.stamp(),
+            kind,
+        };
+        self.ask(Action::BindPlan(plan), out);
         Answer::Done
     }
 
@@ -85,7 +92,6 @@ impl Session {
         out: &mut Actions,
     ) {
         self.emit(now, What::Joined { join_point }, out);
-        self.emit(now, What::ExecStarted, out);
         let stall_only = CatchUpBudget {
             stall_max: self.opening.limits.budget.stall_max,
             ..CatchUpBudget::UNLIMITED
@@ -139,6 +145,7 @@ impl Session {
             self.emit(now, What::CompletionRejected(missing), out);
             return Answer::Refused(Refusal::CompletionRejected(missing));
         }
+        self.emit(now, What::BaseWhole { target: committed }, out);
         let replaying = Replaying {
             target: committed,
             frontier: transferring.frontier,

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use expect_test::{Expect, expect};
-use moorline_types::{Epoch, Lsn};
+use expect_test::{expect, expect_file};
+use moorline_types::{Epoch, Lsn, VolumeId};
 
 use super::*;
 use crate::budget::BudgetLimit;
@@ -24,7 +24,10 @@ impl Stage {
     fn with_limits(kind: SessionKind, limits: SessionLimits) -> Self {
         let mut out = Actions::new();
         let opening = Opening {
-            replica: "s2".parse().unwrap(),
+            replica: ReplicaId {
+                volume: VolumeId::new(1),
+                server: "s2".parse().unwrap(),
+            },
             stamp: SessionStamp {
                 session: id(1),
                 epoch: Epoch::new(2, 0),
@@ -127,6 +130,8 @@ fn all_phases() -> Vec<(&'static str, Stage)> {
             joining().then(&[joined(75), acked(75), Fact::InSyncRecorded]),
         ),
         ("invalidated", catching_up().then(&[Fact::CancelRequested])),
+        ("rebuild: init", Stage::new(Rebuild)),
+        ("rebuild: connecting", connecting(Rebuild)),
         ("rebuild: handshake", Stage::asked(Rebuild)),
         ("rebuild: source_selected", offered()),
         ("rebuild: joining", offered().then(&[Fact::PlanBound])),
@@ -135,31 +140,71 @@ fn all_phases() -> Vec<(&'static str, Stage)> {
             "rebuild: whole, not durable",
             laying().then(&[Fact::ExtentsLaid { extents: 4 }]),
         ),
+        (
+            "rebuild: whole and durable",
+            laying().then(&[Fact::ExtentsLaid { extents: 4 }, acked(75)]),
+        ),
         ("rebuild: replaying", laying().then(&whole)),
     ]
 }
 
-#[test]
-fn every_phase_answers_every_fact() {
+/// What every phase makes of everything, as lines of text, and the steps that it saw.
+pub(crate) fn table() -> (String, [Edges; 2]) {
     let mut table = String::new();
+    let mut edges = <[Edges; 2]>::default();
     for (name, stage) in all_phases() {
         writeln!(table, "{name}").unwrap();
-        for fact in all_facts() {
-            let mut stage = stage.clone();
-            stage.out.clear();
-            let before = stage.session.clone();
-            let said = stage.tell(fact.clone());
-            if said != Answer::Done {
-                assert_eq!(
-                    stage.session, before,
-                    "{name}: {fact:?} was refused and changed it"
-                );
-            }
-            let (said, did) = (answer(&said), brief(&stage.out));
-            writeln!(table, "  {}: {said} | {did}", fact_name(&fact)).unwrap();
+        let mut line =
+            |event: &'static str, told: fn(&mut Stage, Fact<'static>) -> Answer, fact| {
+                let mut stage = stage.clone();
+                stage.out.clear();
+                let before = stage.session.clone();
+                let said = told(&mut stage, fact);
+                stage.session.assert_invariants();
+                if said != Answer::Done {
+                    assert_eq!(
+                        stage.session, before,
+                        "{name}: {event} was refused and changed it"
+                    );
+                }
+                for Directed { action, .. } in &stage.out {
+                    if let Action::Transitioned { from, to, .. } = action {
+                        let kind = usize::from(stage.session.kind() == SessionKind::Rebuild);
+                        edges[kind].add(from, to, event);
+                    }
+                }
+                let text = format!("  {event}: {} | {}", answer(&said), brief(&stage.out));
+                writeln!(table, "{}", text.trim_end()).unwrap();
+            };
+        for (event, fact) in named_facts() {
+            line(event, |stage, fact| stage.tell(fact), fact);
         }
+        let none = Fact::PlanBound;
+        if stage.phase() != PhaseName::Init {
+            line(
+                "link_up",
+                |stage, _| stage.session.connected(at(1), &mut stage.out),
+                none.clone(),
+            );
+        } else {
+            let connect = |stage: &mut Stage, _| {
+                stage.session.connect(&mut stage.out);
+                Answer::Done
+            };
+            line("connect", connect, none.clone());
+        }
+        line(
+            "deadline",
+            |stage, _| stage.session.deadline_reached(at(999), &mut stage.out),
+            none,
+        );
     }
-    snapshot().assert_eq(&table);
+    (table, edges)
+}
+
+#[test]
+fn every_phase_answers_every_event() {
+    expect_file!["../../tables/session.txt"].assert_eq(&table().0);
 }
 
 #[test]
@@ -178,8 +223,8 @@ fn a_whole_catch_up_tells_its_story_in_order() {
     ]);
     expect![
         "!session_created init->connecting !connected connecting->handshake SendHandshake \
-         !handshake !plan_catchup BindPlan handshake->truncating SendTruncate(50) \
-         !truncation_recorded !exec_started truncating->catching_up StartShipping(50, 60] \
+         !handshake !plan_catchup BindPlan !exec_started handshake->truncating SendTruncate(50) \
+         !truncation_recorded truncating->catching_up StartShipping(50, 60] \
          !progress !progress catching_up->joining Join(60) !joined RequestGrowth(75) !completed \
          joining->completed Release(Completed)"
     ]
@@ -203,7 +248,8 @@ fn a_mere_cut_pins_nothing_and_joins_when_recorded() {
     };
     let mut stage = Stage::asked(SessionKind::CatchUp).then(&[answer]);
     assert!(
-        brief(&stage.out).ends_with("!plan_truncate_only handshake->truncating SendTruncate(50)")
+        brief(&stage.out)
+            .ends_with("!plan_truncate_only !exec_started handshake->truncating SendTruncate(50)")
     );
     // Any other place than the exact one is refused.
     for wrong in [49, 51] {
@@ -433,294 +479,4 @@ fn acknowledgements_count_only_when_no_cut_is_outstanding() {
         .contains(&name);
         assert_eq!(stage.session.counts_acks(), want, "{name}");
     }
-}
-
-fn snapshot() -> Expect {
-    expect![[r#"
-        init
-          handshake_answered: refused: not while init | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while init | 
-          plan_bound: refused: not while init | 
-          pin_refused: refused: not while init | 
-          pin_broken: done | !pin_broken !session_invalidated init->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while init | 
-          acknowledged: refused: not while init | 
-          joined: refused: not while init | 
-          in_sync_recorded: refused: completion without proof: the handshake is not answered | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed init->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated init->invalidated Release(Cancelled)
-        connecting
-          handshake_answered: refused: not while connecting | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while connecting | 
-          plan_bound: refused: not while connecting | 
-          pin_refused: refused: not while connecting | 
-          pin_broken: done | !pin_broken !session_invalidated connecting->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while connecting | 
-          acknowledged: refused: not while connecting | 
-          joined: refused: not while connecting | 
-          in_sync_recorded: refused: completion without proof: the handshake is not answered | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed connecting->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated connecting->invalidated Release(Cancelled)
-        handshake
-          handshake_answered: done | !handshake !plan_zero_gap handshake->joining Join(60)
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: done | !handshake_failed !session_failed handshake->invalidated Release(SessionEnded)
-          plan_bound: refused: not while handshake | 
-          pin_refused: refused: not while handshake | 
-          pin_broken: done | !pin_broken !session_invalidated handshake->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while handshake | 
-          acknowledged: refused: not while handshake | 
-          joined: refused: not while handshake | 
-          in_sync_recorded: refused: completion without proof: the handshake is not answered | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed handshake->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated handshake->invalidated Release(Cancelled)
-        planned
-          handshake_answered: refused: not while handshake | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while handshake | 
-          plan_bound: done | !exec_started handshake->catching_up StartShipping(40, 60]
-          pin_refused: done | !pin_refused !plan_cancelled !session_failed handshake->invalidated Release(SessionEnded)
-          pin_broken: done | !pin_broken !plan_cancelled !session_invalidated handshake->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while handshake | 
-          acknowledged: refused: not while handshake | 
-          joined: refused: not while handshake | 
-          in_sync_recorded: refused: completion without proof: the handshake is not answered | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !plan_cancelled !session_failed handshake->invalidated Release(ReadFailed)
-          cancel_requested: done | !plan_cancelled !session_invalidated handshake->invalidated Release(Cancelled)
-        truncating, then ship
-          handshake_answered: refused: not while truncating | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while truncating | 
-          plan_bound: refused: not while truncating | 
-          pin_refused: refused: not while truncating | 
-          pin_broken: done | !pin_broken !session_invalidated truncating->invalidated Release(PinBroken)
-          truncation_recorded: done | !truncation_recorded !exec_started truncating->catching_up StartShipping(50, 60]
-          acknowledged: refused: not while truncating | 
-          joined: refused: not while truncating | 
-          in_sync_recorded: refused: completion without proof: the cut through 50 is not recorded | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed truncating->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated truncating->invalidated Release(Cancelled)
-        catching_up
-          handshake_answered: refused: not while catching_up | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while catching_up | 
-          plan_bound: refused: not while catching_up | 
-          pin_refused: refused: not while catching_up | 
-          pin_broken: done | !pin_broken !session_invalidated catching_up->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while catching_up | 
-          acknowledged: done | !progress
-          joined: refused: not while catching_up | 
-          in_sync_recorded: refused: completion without proof: recovered to 40 of 60 | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed catching_up->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated catching_up->invalidated Release(Cancelled)
-        catching_up after a cut
-          handshake_answered: refused: not while catching_up | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while catching_up | 
-          plan_bound: refused: not while catching_up | 
-          pin_refused: refused: not while catching_up | 
-          pin_broken: done | !pin_broken !session_invalidated catching_up->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while catching_up | 
-          acknowledged: staleprogress | 
-          joined: refused: not while catching_up | 
-          in_sync_recorded: refused: completion without proof: recovered to 50 of 60 | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed catching_up->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated catching_up->invalidated Release(Cancelled)
-        joining
-          handshake_answered: refused: not while joining | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while joining | 
-          plan_bound: refused: not while joining | 
-          pin_refused: done | !pin_refused !session_failed joining->invalidated Release(SessionEnded)
-          pin_broken: done | !pin_broken !session_invalidated joining->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while joining | 
-          acknowledged: staleprogress | 
-          joined: done | !joined
-          in_sync_recorded: refused: completion without proof: not bound to the live stream | !completion_rejected
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed joining->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated joining->invalidated Release(Cancelled)
-        joining, bound
-          handshake_answered: refused: not while joining | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while joining | 
-          plan_bound: refused: not while joining | 
-          pin_refused: refused: not while joining | 
-          pin_broken: done | !pin_broken !session_invalidated joining->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while joining | 
-          acknowledged: staleprogress | 
-          joined: duplicate | 
-          in_sync_recorded: done | 
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed joining->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated joining->invalidated Release(Cancelled)
-        joining, recorded
-          handshake_answered: refused: not while joining | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while joining | 
-          plan_bound: refused: not while joining | 
-          pin_refused: refused: not while joining | 
-          pin_broken: done | !pin_broken !session_invalidated joining->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while joining | 
-          acknowledged: staleprogress | 
-          joined: duplicate | 
-          in_sync_recorded: duplicate | 
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed joining->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated joining->invalidated Release(Cancelled)
-        joining, durable
-          handshake_answered: refused: not while joining | 
-          rebuild_offered: refused: not in a session of kind catch_up | 
-          handshake_refused: refused: not while joining | 
-          plan_bound: refused: not while joining | 
-          pin_refused: refused: not while joining | 
-          pin_broken: done | !pin_broken !session_invalidated joining->invalidated Release(PinBroken)
-          truncation_recorded: refused: not while joining | 
-          acknowledged: staleprogress | 
-          joined: duplicate | 
-          in_sync_recorded: done | !completed joining->completed Release(Completed)
-          extents_laid: refused: not in a session of kind catch_up | 
-          base_whole: refused: not in a session of kind catch_up | 
-          read_failed: done | !session_failed joining->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated joining->invalidated Release(Cancelled)
-        completed
-          handshake_answered: refused: the session is completed | 
-          rebuild_offered: refused: the session is completed | 
-          handshake_refused: refused: the session is completed | 
-          plan_bound: refused: the session is completed | 
-          pin_refused: refused: the session is completed | 
-          pin_broken: refused: the session is completed | 
-          truncation_recorded: refused: the session is completed | 
-          acknowledged: refused: the session is completed | 
-          joined: refused: the session is completed | 
-          in_sync_recorded: refused: the session is completed | 
-          extents_laid: refused: the session is completed | 
-          base_whole: refused: the session is completed | 
-          read_failed: refused: the session is completed | 
-          cancel_requested: refused: the session is completed | 
-        invalidated
-          handshake_answered: refused: the session is invalidated | 
-          rebuild_offered: refused: the session is invalidated | 
-          handshake_refused: refused: the session is invalidated | 
-          plan_bound: refused: the session is invalidated | 
-          pin_refused: refused: the session is invalidated | 
-          pin_broken: refused: the session is invalidated | 
-          truncation_recorded: refused: the session is invalidated | 
-          acknowledged: refused: the session is invalidated | 
-          joined: refused: the session is invalidated | 
-          in_sync_recorded: refused: the session is invalidated | 
-          extents_laid: refused: the session is invalidated | 
-          base_whole: refused: the session is invalidated | 
-          read_failed: refused: the session is invalidated | 
-          cancel_requested: refused: the session is invalidated | 
-        rebuild: handshake
-          handshake_answered: refused: not in a session of kind rebuild | 
-          rebuild_offered: done | !plan_rebuild_snapshot_tail handshake->source_selected BindPlan
-          handshake_refused: done | !handshake_failed !session_failed handshake->invalidated Release(SessionEnded)
-          plan_bound: refused: not while handshake | 
-          pin_refused: refused: not while handshake | 
-          pin_broken: done | !pin_broken !session_invalidated handshake->invalidated Release(PinBroken)
-          truncation_recorded: refused: not in a session of kind rebuild | 
-          acknowledged: refused: not while handshake | 
-          joined: refused: not while handshake | 
-          in_sync_recorded: refused: not in a session of kind rebuild | 
-          extents_laid: refused: not while handshake | 
-          base_whole: refused: not while handshake | 
-          read_failed: done | !session_failed handshake->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated handshake->invalidated Release(Cancelled)
-        rebuild: source_selected
-          handshake_answered: refused: not in a session of kind rebuild | 
-          rebuild_offered: refused: not while source_selected | 
-          handshake_refused: refused: not while source_selected | 
-          plan_bound: done | source_selected->joining JoinForRebuild
-          pin_refused: done | !pin_refused !plan_cancelled !session_failed source_selected->invalidated Release(SessionEnded)
-          pin_broken: done | !pin_broken !plan_cancelled !session_invalidated source_selected->invalidated Release(PinBroken)
-          truncation_recorded: refused: not in a session of kind rebuild | 
-          acknowledged: refused: not while source_selected | 
-          joined: refused: not while source_selected | 
-          in_sync_recorded: refused: not in a session of kind rebuild | 
-          extents_laid: refused: not while source_selected | 
-          base_whole: refused: not while source_selected | 
-          read_failed: done | !plan_cancelled !session_failed source_selected->invalidated Release(ReadFailed)
-          cancel_requested: done | !plan_cancelled !session_invalidated source_selected->invalidated Release(Cancelled)
-        rebuild: joining
-          handshake_answered: refused: not in a session of kind rebuild | 
-          rebuild_offered: refused: not while joining | 
-          handshake_refused: refused: not while joining | 
-          plan_bound: refused: not while joining | 
-          pin_refused: done | !pin_refused !session_failed joining->invalidated Release(SessionEnded)
-          pin_broken: done | !pin_broken !session_invalidated joining->invalidated Release(PinBroken)
-          truncation_recorded: refused: not in a session of kind rebuild | 
-          acknowledged: refused: not while joining | 
-          joined: done | !joined !exec_started joining->transferring StartBase
-          in_sync_recorded: refused: not in a session of kind rebuild | 
-          extents_laid: refused: not while joining | 
-          base_whole: refused: not while joining | 
-          read_failed: done | !session_failed joining->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated joining->invalidated Release(Cancelled)
-        rebuild: transferring
-          handshake_answered: refused: not in a session of kind rebuild | 
-          rebuild_offered: refused: not while transferring | 
-          handshake_refused: refused: not while transferring | 
-          plan_bound: refused: not while transferring | 
-          pin_refused: refused: not while transferring | 
-          pin_broken: done | !pin_broken !session_invalidated transferring->invalidated Release(PinBroken)
-          truncation_recorded: refused: not in a session of kind rebuild | 
-          acknowledged: done | 
-          joined: refused: not while transferring | 
-          in_sync_recorded: refused: not in a session of kind rebuild | 
-          extents_laid: done | !progress
-          base_whole: refused: completion without proof: 0 of 4 extents are laid | !completion_rejected
-          read_failed: done | !session_failed transferring->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated transferring->invalidated Release(Cancelled)
-        rebuild: whole, not durable
-          handshake_answered: refused: not in a session of kind rebuild | 
-          rebuild_offered: refused: not while transferring | 
-          handshake_refused: refused: not while transferring | 
-          plan_bound: refused: not while transferring | 
-          pin_refused: refused: not while transferring | 
-          pin_broken: done | !pin_broken !session_invalidated transferring->invalidated Release(PinBroken)
-          truncation_recorded: refused: not in a session of kind rebuild | 
-          acknowledged: done | 
-          joined: refused: not while transferring | 
-          in_sync_recorded: refused: not in a session of kind rebuild | 
-          extents_laid: staleprogress | 
-          base_whole: done | transferring->replaying
-          read_failed: done | !session_failed transferring->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated transferring->invalidated Release(Cancelled)
-        rebuild: replaying
-          handshake_answered: refused: not in a session of kind rebuild | 
-          rebuild_offered: refused: not while replaying | 
-          handshake_refused: refused: not while replaying | 
-          plan_bound: refused: not while replaying | 
-          pin_refused: refused: not while replaying | 
-          pin_broken: done | !pin_broken !session_invalidated replaying->invalidated Release(PinBroken)
-          truncation_recorded: refused: not in a session of kind rebuild | 
-          acknowledged: done | !progress
-          joined: refused: not while replaying | 
-          in_sync_recorded: refused: not in a session of kind rebuild | 
-          extents_laid: refused: not while replaying | 
-          base_whole: refused: not while replaying | 
-          read_failed: done | !session_failed replaying->invalidated Release(ReadFailed)
-          cancel_requested: done | !session_invalidated replaying->invalidated Release(Cancelled)
-    "#]]
 }

@@ -2,12 +2,13 @@
 
 use moorline_engine::{
     Action, Actions, Answer, BudgetLimit, Cause, Endpoint, Event, Fact, Image, Plan, PlanKind,
-    PrimaryFacts, ReplicaFacts, SenderConfig, SessionLimits,
+    PrimaryFacts, ReplicaFacts, Sender, SenderConfig, What,
 };
-use moorline_types::{Epoch, EpochStart, OpenCount, ReplicaId, SessionId, VolumeId};
+use moorline_types::{Epoch, EpochStart, Instant, OpenCount, ReplicaId, SessionId, VolumeId};
 use moorline_wal::{PinHolder, PinRefused, PinTable};
 
 use super::*;
+use crate::BindRefused;
 
 const VOLUME: VolumeId = VolumeId::new(1);
 const EPOCH: Epoch = Epoch::new(1, 0);
@@ -39,6 +40,7 @@ enum Answers {
     Later,
     Fails,
     Misplaced,
+    Panics,
 }
 
 struct FakeHistory {
@@ -53,6 +55,7 @@ impl HistoryReader for FakeHistory {
             Answers::AtOnce => Ok(ReadStart::Ready(read(range, bytes_max))),
             Answers::Later => Ok(ReadStart::Pending),
             Answers::Fails => Err(gone()),
+            Answers::Panics => std::panic::resume_unwind(Box::new("planted")),
             Answers::Misplaced => Ok(ReadStart::Ready(vec![record(range.after().get() + 2)])),
         }
     }
@@ -72,11 +75,22 @@ fn read(range: LsnRange, bytes_max: usize) -> Vec<Record> {
     numbers.take(fit).map(record).collect()
 }
 
+/// What was shipped, and whether shipping works.
 #[derive(Default)]
-struct FakeLink(Vec<u64>);
+struct FakeLink(Vec<u64>, Shipping);
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Shipping {
+    #[default]
+    Works,
+    Panics,
+}
 
 impl ReplicaLink for FakeLink {
     fn ship(&mut self, records: Vec<Record>) {
+        if self.1 == Shipping::Panics {
+            std::panic::resume_unwind(Box::new("planted"));
+        }
         self.0
             .extend(records.iter().map(|record| record.lsn().get()));
     }
@@ -106,8 +120,19 @@ impl Stage {
     fn with(config: CatchUpConfig) -> Self {
         let (sender, out, plan) = planned();
         let pins = PinTable::new();
-        let bound = BoundPlan::bind(&plan, |after| pin(&pins, after)).unwrap();
-        let mut stage = Self {
+        let bound = BoundPlan::bind(&sender, &plan, |after| pin(&pins, after)).unwrap();
+        let mut stage = Self::carrying_out(bound, config, (sender, out), pins);
+        stage.fact(Fact::PlanBound);
+        stage
+    }
+
+    fn carrying_out(
+        bound: BoundPlan,
+        config: CatchUpConfig,
+        (sender, out): (Sender, Actions),
+        pins: PinTable,
+    ) -> Self {
+        Self {
             sender,
             out,
             pins,
@@ -118,9 +143,7 @@ impl Stage {
             },
             link: FakeLink::default(),
             head: 70,
-        };
-        stage.fact(Fact::PlanBound);
-        stage
+        }
     }
 
     fn fact(&mut self, fact: Fact<'_>) {
@@ -136,8 +159,49 @@ impl Stage {
 
     fn step_at(&mut self, secs: u64) -> StepOutcome {
         let ports = (&mut self.history, &mut self.link);
+        let mut turn = Turn {
+            now: at(secs),
+            sender: &mut self.sender,
+            out: &mut self.out,
+        };
+        self.catch_up.step(&mut turn, lsn(self.head), ports)
+    }
+
+    fn read_back(
+        &mut self,
+        result: Result<Vec<Record>, LogReadError>,
+    ) -> Result<StepOutcome, RecordsRefused> {
+        let mut turn = Turn {
+            now: at(0),
+            sender: &mut self.sender,
+            out: &mut self.out,
+        };
         self.catch_up
-            .step(at(secs), &self.sender, lsn(self.head), ports)
+            .records_read(&mut turn, result, &mut self.link)
+    }
+
+    fn release(&mut self, cause: ReleaseCause) -> Option<Released> {
+        let mut turn = Turn {
+            now: at(0),
+            sender: &mut self.sender,
+            out: &mut self.out,
+        };
+        self.catch_up.release(&mut turn, cause)
+    }
+
+    /// The causes of the release events so far.
+    fn releases(&self) -> Vec<ReleaseCause> {
+        let causes = self
+            .out
+            .iter()
+            .filter_map(|directed| match &directed.action {
+                Action::Emit(event) => match event.what {
+                    What::ResourcesReleased(cause) => Some(cause),
+                    _ => None,
+                },
+                _ => None,
+            });
+        causes.collect()
     }
 
     /// The replica holds everything through `n`, durably.
@@ -185,6 +249,13 @@ fn pin(pins: &PinTable, after: Lsn) -> Result<RetentionPin, PinRefused> {
 
 /// A sender whose session waits for the pins of its plan.
 fn planned() -> (Sender, Actions, Plan) {
+    let (sender, out, plan) = handshaken(40, 40);
+    (sender, out, plan.unwrap())
+}
+
+/// A sender whose replica answered that it holds records 1 through `head`, durably through
+/// `flushed`; the primary (committed 60, head 70) may want a plan bound.
+fn handshaken(flushed: u64, head: u64) -> (Sender, Actions, Option<Plan>) {
     let replica = ReplicaId {
         volume: VOLUME,
         server: "s2".parse().unwrap(),
@@ -194,11 +265,7 @@ fn planned() -> (Sender, Actions, Plan) {
         control: String::new(),
         version: 1,
     };
-    let config = SenderConfig {
-        limits: SessionLimits::default(),
-        ..SenderConfig::default()
-    };
-    let mut sender = Sender::new(replica, endpoint, EPOCH, config);
+    let mut sender = Sender::new(replica, endpoint, EPOCH, SenderConfig::default());
     let mut out = Actions::new();
     let up = Event::LinkUp {
         fresh: SessionId::new(OpenCount::new(1), 1),
@@ -216,8 +283,8 @@ fn planned() -> (Sender, Actions, Plan) {
         },
         replica: ReplicaFacts {
             history: &HISTORY,
-            head: lsn(40),
-            flushed: Some(lsn(40)),
+            head: lsn(head),
+            flushed: Some(lsn(flushed)),
             applied: Lsn::ZERO,
             checkpoint: Lsn::ZERO,
             tail: Lsn::ZERO,
@@ -233,7 +300,7 @@ fn planned() -> (Sender, Actions, Plan) {
         Action::BindPlan(plan) => Some(plan.clone()),
         _ => None,
     });
-    let plan = plans.next().unwrap();
+    let plan = plans.next();
     (sender, out, plan)
 }
 
@@ -300,15 +367,10 @@ fn reads_that_come_back_later_ship_the_same() {
     assert_eq!(stage.history.asked.len(), 1);
     let (range, bytes) = stage.history.asked[0];
     let records = Ok(read(range, bytes));
-    let shipped = stage
-        .catch_up
-        .records_read(at(0), &stage.sender, records, &mut stage.link);
+    let shipped = stage.read_back(records);
     assert_eq!(shipped, Ok(StepOutcome::Shipped { through: lsn(44) }));
     // Nobody asked for a second answer.
-    let again =
-        stage
-            .catch_up
-            .records_read(at(0), &stage.sender, Ok(vec![record(45)]), &mut stage.link);
+    let again = stage.read_back(Ok(vec![record(45)]));
     assert_eq!(again, Err(RecordsRefused::NoRead));
     assert_eq!(stage.link.0, [41, 42, 43, 44]);
 }
@@ -324,7 +386,7 @@ fn every_way_out_drops_the_pin_and_says_so_once() {
                 assert_eq!(lost, Answer::Done);
                 stage.step()
             },
-            ReleaseCause::SessionEnded,
+            ReleaseCause::LinkLost,
         ),
         (
             "the epoch moves on",
@@ -336,7 +398,7 @@ fn every_way_out_drops_the_pin_and_says_so_once() {
                 assert_eq!(raised, Answer::Done);
                 stage.step()
             },
-            ReleaseCause::SessionEnded,
+            ReleaseCause::Fenced,
         ),
         (
             "the budget runs out",
@@ -357,10 +419,7 @@ fn every_way_out_drops_the_pin_and_says_so_once() {
                 stage.history.answers = Answers::Later;
                 assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Read));
                 let result = Err(gone());
-                let said =
-                    stage
-                        .catch_up
-                        .records_read(at(0), &stage.sender, result, &mut stage.link);
+                let said = stage.read_back(result);
                 said.unwrap()
             },
             ReleaseCause::ReadFailed,
@@ -373,13 +432,10 @@ fn every_way_out_drops_the_pin_and_says_so_once() {
                 let lost = stage.sender.handle(at(0), Event::LinkLost, &mut stage.out);
                 assert_eq!(lost, Answer::Done);
                 let result = Ok(vec![record(41)]);
-                let said =
-                    stage
-                        .catch_up
-                        .records_read(at(0), &stage.sender, result, &mut stage.link);
+                let said = stage.read_back(result);
                 said.unwrap()
             },
-            ReleaseCause::SessionEnded,
+            ReleaseCause::LinkLost,
         ),
         (
             "the history answers with other records",
@@ -400,6 +456,8 @@ fn every_way_out_drops_the_pin_and_says_so_once() {
         };
         assert_eq!(way(&mut stage), StepOutcome::Ended(released), "{name}");
         assert_eq!(stage.pins.live(), 0, "{name}");
+        assert!(stage.sender.live_session().is_none(), "{name}");
+        assert_eq!(stage.releases(), [*cause], "{name}");
         assert!(stage.link.0.is_empty(), "{name}: nothing was shipped");
         assert_over(&mut stage, *cause);
     }
@@ -411,13 +469,10 @@ fn assert_over(stage: &mut Stage, cause: ReleaseCause) {
     assert_eq!(stage.step(), StepOutcome::Refused(cause));
     assert_eq!(stage.catch_up.hand_over(lsn(70)), HandOver::Refused(cause));
     assert_eq!(stage.catch_up.rewind(lsn(40)), Rewind::Refused(cause));
-    let late =
-        stage
-            .catch_up
-            .records_read(at(0), &stage.sender, Ok(vec![record(41)]), &mut stage.link);
+    let late = stage.read_back(Ok(vec![record(41)]));
     assert_eq!(late, Err(RecordsRefused::Over));
     stage.catch_up.acknowledged(lsn(50), lsn(50));
-    assert_eq!(stage.catch_up.release(ReleaseCause::Cancelled), None);
+    assert_eq!(stage.release(ReleaseCause::Cancelled), None);
 }
 
 #[test]
@@ -427,8 +482,10 @@ fn cancel_twice_is_cancel_once_in_every_stage() {
         for cause in [ReleaseCause::Cancelled, ReleaseCause::Completed] {
             let mut stage = make();
             assert_eq!(stage.pins.live(), 1);
-            let released = stage.catch_up.release(cause).unwrap();
-            assert_eq!(released.event().name(), "resources_released");
+            let released = stage.release(cause).unwrap();
+            assert_eq!(released.cause, cause);
+            assert_eq!(stage.releases(), [cause]);
+            assert!(stage.sender.live_session().is_none());
             assert_eq!(stage.pins.live(), 0);
             assert_over(&mut stage, cause);
         }
@@ -480,10 +537,7 @@ fn a_replica_that_lacks_a_record_gets_it_again() {
     stage.catch_up.acknowledged(lsn(46), lsn(44));
     assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Read));
     assert_eq!(stage.catch_up.rewind(lsn(45)), Rewind::To(lsn(45)));
-    let late =
-        stage
-            .catch_up
-            .records_read(at(0), &stage.sender, Ok(vec![record(47)]), &mut stage.link);
+    let late = stage.read_back(Ok(vec![record(47)]));
     assert_eq!(late, Err(RecordsRefused::NoRead));
     stage.history.answers = Answers::AtOnce;
     assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(49) });
@@ -549,7 +603,7 @@ fn nothing_is_shipped_before_a_cut_is_recorded() {
 #[test]
 fn a_refused_pin_is_named_and_nothing_is_held() {
     use moorline_engine::{PinKind, PinRefusedReason};
-    let (_, _, plan) = planned();
+    let (sender, _, plan) = planned();
     for (refused, reason) in [
         (
             PinRefused::Reclaimed {
@@ -567,25 +621,66 @@ fn a_refused_pin_is_named_and_nothing_is_held() {
         ),
         (PinRefused::TooMany { count: 9 }, PinRefusedReason::TooMany),
     ] {
-        let refusal = BoundPlan::bind(&plan, |_| Err(refused)).unwrap_err();
+        let Err(BindRefused::Pin(refusal)) = BoundPlan::bind(&sender, &plan, |_| Err(refused))
+        else {
+            panic!("it was bound, or refused otherwise");
+        };
         assert_eq!((refusal.pin, refusal.lsn), (PinKind::History, lsn(40)));
         assert_eq!(refusal.reason, reason);
     }
 }
 
 #[test]
-fn a_zero_gap_asks_for_no_pin_and_ships_only_what_the_join_needs() {
-    let (_, _, catch_up) = planned();
-    let plan = Plan {
-        kind: PlanKind::ZeroGap { after: lsn(68) },
-        ..catch_up
+fn only_the_plan_that_a_session_waits_for_is_bound_and_only_once() {
+    let no_pin = |_| -> Result<RetentionPin, PinRefused> { panic!("nothing is pinned") };
+    let refused = |sender: &Sender, plan: &Plan| {
+        let refused = BoundPlan::bind(sender, plan, no_pin);
+        refused.unwrap_err().to_string()
     };
-    let bound = BoundPlan::bind(&plan, |_| panic!("a zero gap pins nothing")).unwrap();
+    let (sender, _, plan) = planned();
+    // Of another volume, with the same ids.
+    let mut foreign = plan.clone();
+    foreign.replica.volume = VolumeId::new(2);
+    let text = refused(&sender, &foreign);
+    assert!(text.starts_with("the plan is for"), "{text}");
+    let mut other = plan.clone();
+    other.stamp.session = SessionId::new(OpenCount::new(1), 9);
+    assert_eq!(
+        refused(&sender, &other),
+        "session 1-9 was named, but the latest is 1-1"
+    );
+    let mut longer = plan.clone();
+    longer.kind = PlanKind::CatchUp {
+        truncate: None,
+        range: LsnRange::new(lsn(40), lsn(61)).unwrap(),
+    };
+    let text = "the session does not wait for this plan: it is handshake";
+    assert_eq!(refused(&sender, &longer), text);
+    let mut none = plan.clone();
+    none.kind = PlanKind::ZeroGap { after: lsn(60) };
+    assert_eq!(refused(&sender, &none), "the plan is no catch-up");
+    // Twice.
+    let stage = Stage::new();
+    let text = "the session does not wait for this plan: it is catching_up";
+    assert_eq!(refused(&stage.sender, &plan), text);
+    let early = BoundPlan::zero_gap(&stage.sender, plan.stamp, lsn(60));
+    assert_eq!(early.unwrap_err().to_string(), text);
+}
+
+#[test]
+fn a_zero_gap_asks_for_no_pin_and_ships_only_what_the_join_needs() {
+    let (sender, out, _) = handshaken(68, 68);
+    let stamp = sender.session().unwrap().stamp();
+    assert!(BoundPlan::zero_gap(&sender, stamp, lsn(67)).is_err());
+    let bound = BoundPlan::zero_gap(&sender, stamp, lsn(68)).unwrap();
     assert!(bound.range().is_empty());
     let mut stage = Stage::new();
+    (stage.sender, stage.out) = (sender, out);
     stage.catch_up = CatchUp::new(bound, CatchUpConfig::default());
     stage.catch_up.follow(lsn(68));
     assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(70) });
     assert_eq!(stage.catch_up.hand_over(lsn(70)), HandOver::At(lsn(70)));
     assert_eq!(stage.link.0, [69, 70]);
 }
+
+mod symmetry;

@@ -8,7 +8,8 @@ mod shipping;
 use moorline_engine::{
     Action as EngineAction, Bucket, Cause, Directed, Event as EngineEvent, Fact, GivenUp,
     HandshakeFailure, Image, OperationId, PinKind, PinRefusal, PinRefusedReason, PlanKind,
-    PrimaryFacts, ReleaseCause, ReplicaFacts as EngineFacts, SessionKind, SessionStamp,
+    PrimaryFacts, RecoveryEvent, ReleaseCause, ReplicaFacts as EngineFacts, SessionKind,
+    SessionStamp,
 };
 use moorline_types::{
     AssignmentLine, Epoch, GivenUp as DurableGivenUp, Instant, Lsn, LsnRange, Policy, ServerId,
@@ -224,7 +225,9 @@ impl Replica {
                 unreachable!("no rebuild session is requested: {stamp:?}")
             }
             EngineAction::RaiseCommitted { through } => self.store.set_committed(through),
-            EngineAction::Release { stamp, cause } => self.release_stream(peer, stamp, cause),
+            EngineAction::Release { stamp, cause } => {
+                self.release_stream(ctx, peer, stamp, cause);
+            }
             EngineAction::TellNeedsRebuild { stamp, .. } => {
                 // The session ended, and its stream with it: the connection may still stand.
                 if let Some(link) = ctx.links.dialed(peer) {
@@ -389,7 +392,13 @@ impl Replica {
         }
     }
 
-    fn release_stream(&mut self, peer: &ServerId, stamp: SessionStamp, cause: ReleaseCause) {
+    fn release_stream(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        peer: &ServerId,
+        stamp: SessionStamp,
+        cause: ReleaseCause,
+    ) {
         let Role::Reign(reign) = &mut self.role else {
             return;
         };
@@ -405,11 +414,14 @@ impl Replica {
             | ReleaseCause::ReadFailed
             | ReleaseCause::LinkLost
             | ReleaseCause::PinBroken
-            | ReleaseCause::Cancelled => {
+            | ReleaseCause::Cancelled
+            | ReleaseCause::Panicked => {
                 reign.streams.remove(peer);
                 reign.growing.remove(peer);
             }
         }
+        let released = RecoveryEvent::released(ctx.now, peer, stamp, cause);
+        self.note(ctx, Happening::Recovery(released));
     }
 
     /// Whether the peer would be required, for the lease too, before it may grant one: right after

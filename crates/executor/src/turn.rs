@@ -1,0 +1,64 @@
+//! What an execution may use while it is called: the time, its sender, and where requests go.
+
+use moorline_engine::{
+    Action, Actions, Directed, Event, Fact, RecoveryEvent, ReleaseCause, Sender, SessionStamp,
+};
+use moorline_types::{Instant, ReplicaId};
+
+use crate::step::Released;
+
+/// One call's surroundings.
+///
+/// An execution that ends for any other reason than success tells the sender, so that no session
+/// stays live that nobody works for; what the sender asks for then, and the one release event,
+/// goes to `out`.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// Now.
+    pub now: Instant,
+    /// The sender whose session is worked for.
+    pub sender: &'a mut Sender,
+    /// Requests, carried out in order; see [`Action`].
+    pub out: &'a mut Actions,
+}
+
+impl Turn<'_> {
+    /// Everything was given back: ends the session if it is live, and says so, in this order.
+    pub(crate) fn released(
+        &mut self,
+        replica: &ReplicaId,
+        stamp: SessionStamp,
+        cause: ReleaseCause,
+    ) -> Released {
+        if self.sender.replica() == replica && self.sender.admit(stamp).is_ok() {
+            let event = match cause {
+                ReleaseCause::ReadFailed => of(stamp, Fact::ReadFailed),
+                ReleaseCause::Panicked => of(stamp, Fact::ExecutorPanicked),
+                // The sender looks at the same budget at the same instant.
+                ReleaseCause::BudgetExceeded(_) => Event::DeadlineReached,
+                ReleaseCause::Completed
+                | ReleaseCause::SessionEnded
+                | ReleaseCause::Fenced
+                | ReleaseCause::LinkLost
+                | ReleaseCause::PinBroken
+                | ReleaseCause::Cancelled => of(stamp, Fact::CancelRequested),
+            };
+            let _answer = self.sender.handle(self.now, event, self.out);
+            if self.sender.admit(stamp).is_ok() {
+                // What it was told means nothing where it stands.
+                let event = of(stamp, Fact::CancelRequested);
+                let _answer = self.sender.handle(self.now, event, self.out);
+            }
+        }
+        let event = RecoveryEvent::released(self.now, &replica.server, stamp, cause);
+        self.out.push(Directed {
+            replica: replica.server.clone(),
+            action: Action::Emit(event),
+        });
+        Released { stamp, cause }
+    }
+}
+
+const fn of(stamp: SessionStamp, fact: Fact<'static>) -> Event<'static> {
+    Event::Session { stamp, fact }
+}
