@@ -24,6 +24,7 @@ mod geometry;
 mod given_up;
 mod ids;
 mod lsn;
+mod mutants;
 mod payload;
 mod policy;
 mod time;

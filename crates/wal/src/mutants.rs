@@ -1,52 +1,16 @@
-//! Bugs that a simulator plants at run time, to show that it would find them.
-//!
-//! The type is always here so that callers need no conditions of their own; without the feature
-//! `mutants` it is empty and every question about it is answered with no at compile time.
+//! Bugs that a simulator can plant at run time, to show that it finds them.
 
-/// A bug to plant.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Mutant {
-    /// Reclaim frees records that a pin holds.
-    IgnorePins = 1,
-    /// A frame counts as durable as soon as it is written, before any flush.
-    AckBeforeFlush = 2,
-    /// Opening does not replay cuts: what was cut comes back.
-    CutIgnored = 4,
-}
-
-/// The bugs planted in one log. None by default.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct Mutants {
-    #[cfg(feature = "mutants")]
-    bits: u8,
-}
-
-impl Mutants {
-    /// No bug.
-    pub const NONE: Self = Self {
-        #[cfg(feature = "mutants")]
-        bits: 0,
-    };
-
-    /// These bugs and `mutant`.
-    #[cfg(feature = "mutants")]
-    #[must_use]
-    pub const fn with(self, mutant: Mutant) -> Self {
-        Self {
-            bits: self.bits | mutant as u8,
-        }
+moorline_types::mutants! {
+    /// A bug to plant.
+    pub enum Mutant {
+        /// Reclaim frees records that a pin holds.
+        IgnorePins,
+        /// A frame counts as durable as soon as it is written, before any flush.
+        AckBeforeFlush,
+        /// Opening does not replay cuts: what was cut comes back.
+        CutIgnored,
     }
 
-    /// Whether `mutant` is planted.
-    #[cfg(feature = "mutants")]
-    pub(crate) const fn has(self, mutant: Mutant) -> bool {
-        self.bits & mutant as u8 != 0
-    }
-
-    /// Whether `mutant` is planted: never in this build.
-    #[cfg(not(feature = "mutants"))]
-    pub(crate) const fn has(self, _mutant: Mutant) -> bool {
-        false
-    }
+    /// The bugs planted in one log. None by default.
+    pub struct Mutants;
 }
