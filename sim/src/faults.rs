@@ -241,41 +241,86 @@ pub(crate) struct Mix {
 /// Every kind of disturbance with what it does.
 pub const FAULTS: &[(&str, &str)] = &[
     ("kill", "a process is killed and starts again"),
-    ("power_cut", "a machine loses its power: unflushed sectors are old, new, torn or garbage"),
+    (
+        "power_cut",
+        "a machine loses its power: unflushed sectors are old, new, torn or garbage",
+    ),
     ("power_cut_all", "all machines lose their power at once"),
-    ("superblock_rot", "a power cut, then one superblock copy is unreadable"),
+    (
+        "superblock_rot",
+        "a power cut, then one superblock copy is unreadable",
+    ),
     ("pause", "a process is stopped and goes on; its clock runs"),
-    ("isolate", "a server cannot reach the others, nor they it; sometimes the master too"),
+    (
+        "isolate",
+        "a server cannot reach the others, nor they it; sometimes the master too",
+    ),
     ("one_way", "what a server sends is lost, or what it is sent"),
-    ("master_unreachable", "a server and the master cannot reach each other"),
+    (
+        "master_unreachable",
+        "a server and the master cannot reach each other",
+    ),
     ("master_crash", "the master's process ends and starts again"),
     ("reset", "every connection of a server is reset"),
     ("slow_disk", "a disk is 5 to 200 times slower"),
-    ("diverge", "a primary is cut off with a tail, comes back and restarts"),
-    ("shift", "a partition moves while the member in both halves restarts"),
-    ("creep", "a primary loses the master and one member, and later the other"),
-    ("wipe", "a store is replaced by an empty one while another follower lags"),
-    ("rollback", "a store is replaced by an old copy while another follower lags"),
-    ("race", "a follower with a stalling disk catches up while the log wraps"),
+    (
+        "diverge",
+        "a primary is cut off with a tail, comes back and restarts",
+    ),
+    (
+        "shift",
+        "a partition moves while the member in both halves restarts",
+    ),
+    (
+        "creep",
+        "a primary loses the master and one member, and later the other",
+    ),
+    (
+        "wipe",
+        "a store is replaced by an empty one while another follower lags",
+    ),
+    (
+        "rollback",
+        "a store is replaced by an old copy while another follower lags",
+    ),
+    (
+        "race",
+        "a follower with a stalling disk catches up while the log wraps",
+    ),
     ("lag", "a follower is cut off from the primary"),
     ("read_error", "one to three reads fail with EIO"),
-    ("write_error", "one to three writes fail with EIO; some of their blocks land"),
-    ("flush_error", "a flush fails with EIO and forgets what it should have covered"),
+    (
+        "write_error",
+        "one to three writes fail with EIO; some of their blocks land",
+    ),
+    (
+        "flush_error",
+        "a flush fails with EIO and forgets what it should have covered",
+    ),
     ("reads_fail", "all reads fail until the disk is mended"),
     ("writes_fail", "all writes fail until the disk is mended"),
-    ("flushes_fail", "all flushes fail and forget until the disk is mended"),
+    (
+        "flushes_fail",
+        "all flushes fail and forget until the disk is mended",
+    ),
     ("short_read", "a read moves a part and then no more"),
     ("short_write", "a write moves a part and then no more"),
     ("full_disk", "a disk has no room for blocks"),
     ("full_disks", "all disks have no room for blocks"),
     ("hung_disk", "a disk answers nothing, and everything late"),
-    ("gone_disk", "every operation fails with ENODEV, then the disk is back"),
+    (
+        "gone_disk",
+        "every operation fails with ENODEV, then the disk is back",
+    ),
     ("swapped_disks", "two servers find each other's disk"),
     ("rot_superblock", "a bit flips in one superblock copy"),
     ("rot_log", "a bit flips in a log block at rest"),
     ("rot_map", "a bit flips in the block map"),
     ("rot_extents", "a bit flips in a block at rest"),
-    ("lost_write", "a write of blocks is reported done and nowhere"),
+    (
+        "lost_write",
+        "a write of blocks is reported done and nowhere",
+    ),
     ("misdirected_write", "a write of blocks lands elsewhere"),
 ];
 
@@ -334,7 +379,12 @@ impl Recipe {
 
     fn draw_of_disk(dice: &mut Dice) -> Self {
         let (aim, time) = (Aim::draw(dice), duration(dice));
-        let what = dice.pick(&[OpClass::Read, OpClass::Write, OpClass::Write, OpClass::Flush]);
+        let what = dice.pick(&[
+            OpClass::Read,
+            OpClass::Write,
+            OpClass::Write,
+            OpClass::Flush,
+        ]);
         match dice.below(20) {
             0..=5 => Self::TransientError {
                 aim,

@@ -12,8 +12,11 @@ const LANE: f64 = 190.0;
 const LEFT: f64 = 60.0;
 const TOP: f64 = 70.0;
 
-/// The frontiers drawn, each with its colour.
-const CURVES: [(&str, &str, fn(&Sample) -> u64); 5] = [
+/// A frontier's name, its colour, and where it is.
+type Curve = (&'static str, &'static str, fn(&Sample) -> u64);
+
+/// The frontiers drawn.
+const CURVES: [Curve; 5] = [
     ("head", "#999999", |s| s.head),
     ("flushed", "#1f77b4", |s| s.flushed),
     ("committed", "#2ca02c", |s| s.committed),
@@ -117,7 +120,12 @@ fn lane(svg: &mut String, watch: &Watch, scale: &Scale, server: usize) {
         base - LANE / 2.0,
         server + 1
     ));
-    let mine = || watch.spots.iter().filter(|spot| spot.server == Some(server));
+    let mine = || {
+        watch
+            .spots
+            .iter()
+            .filter(|spot| spot.server == Some(server))
+    };
     for (from, to) in spans(mine(), SpotKind::Serves, &[SpotKind::Rests, SpotKind::Down]) {
         put(band(scale, base, (from, to), "#fdf0c8"));
     }

@@ -12,9 +12,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use moorline_sim::{
-    FAULTS, MUTANTS, Mutant, Outcome, Rule, Timeline, page, run, run_plan,
-};
+use moorline_sim::{FAULTS, MUTANTS, Mutant, Outcome, Rule, Timeline, page, run, run_plan};
 
 use self::cli::{
     fleet::{AfterViolation, Budget, run_seeds},

@@ -117,8 +117,14 @@ pub struct Limits {
 pub(crate) const OWN_BLOCKS: u64 = 16;
 
 impl Plan {
+    /// The options that a seed gives.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        Self::draw(&mut Dice::new(seed))
+    }
+
     /// The options that `dice` gives.
-    pub(crate) fn draw(dice: &mut Dice) -> Self {
+    fn draw(dice: &mut Dice) -> Self {
         let (replicas, policy) = match dice.below(24) {
             0 => (1, Policy::SyncQuorum),
             1 => (1, Policy::BestEffort),

@@ -44,7 +44,7 @@ pub fn run_staged(
     timeline: Timeline,
     stage: impl FnOnce(&mut Plan),
 ) -> Outcome {
-    let mut plan = Plan::draw(&mut Dice::new(seed));
+    let mut plan = Plan::of(seed);
     stage(&mut plan);
     run_plan(seed, plan, mutant, timeline)
 }

@@ -3,13 +3,7 @@
 //! Every stream of chance is seeded for itself (each client's requests, each disturbance's parts,
 //! the rest), so that taking one away leaves the others as they are, as far as time allows.
 
-use crate::{
-    checkers::Rule,
-    mutants::Mutant,
-    plan::Plan,
-    run::run_plan,
-    world::Timeline,
-};
+use crate::{checkers::Rule, mutants::Mutant, plan::Plan, run::run_plan, world::Timeline};
 
 /// A smaller plan that breaks the same rule.
 #[derive(Clone, Debug)]

@@ -105,7 +105,9 @@ pub(crate) fn explain(outcome: &Outcome, mutant: Option<Mutant>, shrink_runs: us
     };
     let planted = MUTANTS.iter().find(|(_, known, _)| Some(*known) == mutant);
     let name = planted.map(|(name, ..)| (*name).to_owned());
-    let flag = name.as_ref().map_or(String::new(), |name| format!(" --mutant {name}"));
+    let flag = name
+        .as_ref()
+        .map_or(String::new(), |name| format!(" --mutant {name}"));
     println!("seed {}: {violation}", outcome.seed);
     println!(
         "  replay: cargo run --profile sim -p moorline-sim -- run --seed {}{flag} --trace",
@@ -154,7 +156,16 @@ fn save(replay: &Replay, path: &PathBuf) -> std::io::Result<()> {
 fn story(outcome: &Outcome) -> Vec<String> {
     // Messages and the comings and goings of sessions are in the trace.
     let told = |line: &&String| {
-        let noise = [" < ", " session_", " connected ", " progress ", " exec_", " sender_"];
+        let noise = [
+            " < ",
+            " session_",
+            " connected ",
+            " progress ",
+            " exec_",
+            " sender_",
+            " handshake_failed",
+            " escalated",
+        ];
         !noise.iter().any(|noise| line.contains(noise))
     };
     let mut lines: Vec<String> = outcome.lines.iter().filter(told).cloned().collect();

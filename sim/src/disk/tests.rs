@@ -2,7 +2,10 @@
 
 use moorline_types::{BufferPool, OpId, OpOwner};
 
-use super::{flaws::{Failing, Honesty, How, OpClass, StrayKind, Straying}, *};
+use super::{
+    flaws::{Failing, Honesty, How, OpClass, StrayKind, Straying},
+    *,
+};
 
 fn write(disk: &mut SimDisk, block: u64, fill: u8, mode: WriteMode) -> u64 {
     let payload = Payload::copy_padded(&BufferPool::new(), &[fill; BLOCK_SIZE]);

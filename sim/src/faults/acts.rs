@@ -121,7 +121,11 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
             what,
             count,
             time,
-        } => ailing(aimed(aim, dice), time, (Some(what), How::Error, Some(count))),
+        } => ailing(
+            aimed(aim, dice),
+            time,
+            (Some(what), How::Error, Some(count)),
+        ),
         Recipe::LastingError { aim, what, time } => {
             ailing(aimed(aim, dice), time, (Some(what), How::Error, None))
         }

@@ -54,7 +54,9 @@ impl World {
         };
         *self.counts.faults.entry(recipe.name()).or_default() += 1;
         self.line(|| format!("FAULT {recipe:?} primary s{}", cast.primary + 1));
-        self.spot(None, SpotKind::Fault, || format!("{} {recipe:?}", recipe.name()));
+        self.spot(None, SpotKind::Fault, || {
+            format!("{} {recipe:?}", recipe.name())
+        });
         for (delay, act) in faults::acts(recipe, &cast, &mut dice) {
             self.after(delay, Happens::Does(act));
         }

@@ -307,7 +307,9 @@ impl World {
             let mut lsn = host.seen.min(head).max(log.tail());
             while lsn < head && verdict.is_ok() {
                 lsn = lsn.next();
-                let Some(header) = log.header(lsn) else { continue };
+                let Some(header) = log.header(lsn) else {
+                    continue;
+                };
                 let record = match log.record(lsn) {
                     Some(RecordAt::Memory(record)) => Some(record),
                     Some(RecordAt::Ring) | None => None,
@@ -439,7 +441,11 @@ impl World {
     fn set_export(&mut self, index: usize, state: ExportState) {
         self.line(|| format!("s{} export {state:?}", index + 1));
         let serves = matches!(state, ExportState::Serving { .. });
-        let kind = if serves { SpotKind::Serves } else { SpotKind::Rests };
+        let kind = if serves {
+            SpotKind::Serves
+        } else {
+            SpotKind::Rests
+        };
         self.spot(Some(index), kind, || format!("export {state:?}"));
         self.hosts[index].export = Some(state);
         if !serves {
@@ -450,10 +456,9 @@ impl World {
     fn noted(&mut self, index: usize, note: &moorline_volume::journal::NodeEvent) {
         *self.counts.notes.entry(note.what.name()).or_default() += 1;
         self.line(|| format!("s{} {note}", index + 1));
-        let kind = match &note.what {
-            Happening::Recovery(_) => SpotKind::Session,
-            #[expect(clippy::wildcard_enum_match_arm, reason = "for people only")]
-            _ => SpotKind::Event,
+        let kind = match matches!(note.what, Happening::Recovery(_)) {
+            true => SpotKind::Session,
+            false => SpotKind::Event,
         };
         self.spot(Some(index), kind, || note.to_string());
         let reason = match &note.what {
@@ -497,13 +502,15 @@ impl World {
             | Happening::PeerRefused { .. } => return,
         };
         let host = &self.hosts[index];
-        let excused = match &note.what {
-            Happening::StoreFailed { .. } => host.struck,
-            Happening::StoreRefused { .. } => host.struck || host.corrupted,
-            Happening::DamagedBlock { .. } => host.corrupted,
-            #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is ever excused")]
-            _ => false,
-        };
+        let damage = matches!(
+            note.what,
+            Happening::DamagedBlock { .. } | Happening::StoreRefused { .. }
+        );
+        let failure = matches!(
+            note.what,
+            Happening::StoreFailed { .. } | Happening::StoreRefused { .. }
+        );
+        let excused = (damage && host.corrupted) || (failure && host.struck);
         if !host.replaced && !excused {
             let reason = format!("s{}: {reason}", index + 1);
             self.broken(Violation::new(Rule::Invariant, reason));

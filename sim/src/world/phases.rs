@@ -205,7 +205,9 @@ impl World {
                         let store = replica.store();
                         let at = store.frontiers();
                         let whole = at.head == head && at.applied == head && at.checkpoint == head;
-                        (whole && store.is_at_rest()) || store.durable().needs_rebuild || at.head < tail
+                        (whole && store.is_at_rest())
+                            || store.durable().needs_rebuild
+                            || at.head < tail
                     })
                 })
         });

@@ -1,6 +1,9 @@
 //! Runs of the whole cluster: repeatable, clean, and quick to see a planted bug.
 
-use moorline_sim::{Aim, MUTANTS, Outcome, Plan, Recipe, Timeline, run, run_staged};
+use moorline_sim::{
+    Aim, FAULTS, MUTANTS, Mutant, OpClass, Outcome, Plan, Recipe, Region, StrayKind, Timeline, run,
+    run_staged, shrink,
+};
 use moorline_types::{AckPoint, Policy};
 
 const MS: u64 = 1_000_000;
@@ -42,6 +45,9 @@ fn a_seed_is_one_run() {
             run(seed, None, Timeline::Kept),
         );
         assert_eq!(first.counts, second.counts, "seed {seed}");
+        let elsewhere = std::thread::spawn(move || run(seed, None, Timeline::Off));
+        let third = elsewhere.join().expect("a run does not unwind");
+        assert_eq!(first.counts, third.counts, "seed {seed} in another thread");
     }
 }
 
@@ -114,11 +120,125 @@ fn a_primary_that_was_cut_off_loses_its_tail_and_comes_back() {
 }
 
 #[test]
+fn a_primary_whose_log_fails_hands_over_and_loses_nothing() {
+    for what in [OpClass::Write, OpClass::Flush] {
+        let fails = Recipe::TransientError {
+            aim: Aim::Primary,
+            what,
+            count: 1,
+            time: 6 * SECOND,
+        };
+        let outcome = staged(9, &[(2 * SECOND, fails)]);
+        must_pass(&outcome);
+        assert!(outcome.counts.reigns >= 2, "{what:?} {:?}", outcome.counts);
+        assert_eq!(outcome.counts.notes.get("store_failed"), Some(&1));
+    }
+}
+
+#[test]
+fn a_hung_follower_stops_nobody() {
+    let hangs = Recipe::HungDisk {
+        aim: Aim::Follower,
+        time: 9 * SECOND,
+    };
+    let outcome = staged(10, &[(2 * SECOND, hangs)]);
+    must_pass(&outcome);
+    assert_eq!(outcome.counts.reigns, 1, "{:?}", outcome.counts);
+}
+
+#[test]
+fn a_primary_whose_disk_hangs_is_replaced() {
+    let hangs = Recipe::HungDisk {
+        aim: Aim::Primary,
+        time: 12 * SECOND,
+    };
+    let outcome = staged(11, &[(2 * SECOND, hangs)]);
+    must_pass(&outcome);
+    assert!(outcome.counts.reigns >= 2, "{:?}", outcome.counts);
+}
+
+#[test]
+fn full_disks_stop_the_volume_and_lose_nothing() {
+    let full = Recipe::FullDisks { time: 3 * SECOND };
+    let outcome = staged(12, &[(2 * SECOND, full)]);
+    must_pass(&outcome);
+    assert!(outcome.counts.notes.contains_key("store_failed"));
+}
+
+#[test]
+fn swapped_disks_are_refused() {
+    let swapped = Recipe::SwappedDisks { time: 3 * SECOND };
+    let outcome = staged(13, &[(2 * SECOND, swapped)]);
+    must_pass(&outcome);
+    assert_eq!(outcome.counts.notes.get("store_refused"), Some(&2));
+}
+
+/// Three replicas, one of whose disks damages data.
+fn damaged(seed: u64, recipe: Recipe) -> Outcome {
+    let faults = [(2 * SECOND, recipe), (4 * SECOND, recipe)];
+    run_staged(seed, None, Timeline::Off, |plan| {
+        quorum(&faults)(plan);
+        plan.suspect = Some(0);
+    })
+}
+
+#[test]
+fn one_bad_disk_is_never_believed() {
+    let regions = [
+        Region::Superblock,
+        Region::Log,
+        Region::Map,
+        Region::Extents,
+    ];
+    let rots = regions.map(|region| Recipe::BitRot { region });
+    let strays =
+        [StrayKind::Lost, StrayKind::Misdirected].map(|kind| Recipe::StrayWrite { kind, count: 2 });
+    for recipe in rots.into_iter().chain(strays) {
+        for seed in 40..43 {
+            must_pass(&damaged(seed, recipe));
+        }
+    }
+}
+
+#[test]
+fn every_disturbance_is_listed() {
+    let drawn: Vec<&str> = (0..1_000)
+        .flat_map(|seed| Plan::of(seed).faults)
+        .map(|(_, recipe)| recipe.name())
+        .collect();
+    for (name, _) in FAULTS {
+        assert!(drawn.contains(name), "{name} is never drawn");
+    }
+    for name in drawn {
+        assert!(FAULTS.iter().any(|(listed, _)| *listed == name), "{name}");
+    }
+}
+
+fn planted(name: &str) -> Mutant {
+    let known = MUTANTS.iter().find(|(known, ..)| *known == name);
+    let (_, mutant, _) = known.expect("it is in the list");
+    *mutant
+}
+
+#[test]
 fn a_planted_bug_is_found() {
-    let canary = MUTANTS
-        .iter()
-        .find(|(name, ..)| *name == "ack_before_flush");
-    let (_, mutant, _) = canary.expect("it is in the list");
-    let found = (0..40).find(|seed| run(*seed, Some(*mutant), Timeline::Off).violation.is_some());
-    assert!(found.is_some());
+    for name in ["ack_before_flush", "lying_flush"] {
+        let bug = Some(planted(name));
+        let found = (0..40).find(|seed| run(*seed, bug, Timeline::Off).violation.is_some());
+        assert!(found.is_some(), "{name}");
+    }
+}
+
+#[test]
+fn a_run_that_breaks_a_rule_becomes_smaller_and_still_breaks_it() {
+    let bug = Some(planted("ack_before_flush"));
+    let outcome = (0..40)
+        .map(|seed| run(seed, bug, Timeline::Off))
+        .find(|outcome| outcome.violation.is_some())
+        .expect("it is found");
+    let (plan, violation) = (outcome.plan.expect("it ran"), outcome.violation);
+    let rule = violation.expect("it broke one").rule;
+    let shrunk = shrink(outcome.seed, plan.clone(), (bug, rule), 40);
+    assert!(shrunk.plan.faults.len() <= plan.faults.len());
+    assert!(shrunk.plan.ops < plan.ops);
 }
