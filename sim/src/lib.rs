@@ -38,7 +38,7 @@ pub use disk::flaws::{OpClass, StrayKind};
 pub use faults::{Aim, FAULTS, Recipe, Region};
 pub use html::page;
 pub use mutants::{ALL as MUTANTS, Mutant, UnknownMutant};
-pub use plan::{Limits, Plan, Style, Workload};
+pub use plan::{Limits, OnLoss, Plan, Style, Workload};
 pub use run::{Outcome, run, run_plan, run_staged};
 pub use shrink::{Shrunk, shrink};
 pub use watch::{Sample, Spot, SpotKind, Watch};

@@ -48,7 +48,21 @@ pub struct Plan {
     pub suspect: Option<usize>,
     /// Time-outs and budgets.
     pub limits: Limits,
+    /// What a primary does when acknowledged records may be lost with memory.
+    #[serde(default)]
+    pub on_loss: OnLoss,
     pub(crate) clocks: Vec<Clock>,
+}
+
+/// What a primary does when acknowledged records may be lost with memory.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLoss {
+    /// Says so and goes on.
+    #[default]
+    Continue,
+    /// Serves nobody until an operator decides. None does.
+    Stop,
 }
 
 /// What clients ask for.
@@ -167,6 +181,7 @@ impl Plan {
             faults,
             suspect: corrupts.then(|| dice.index(replicas)),
             limits: Limits::draw(dice),
+            on_loss: OnLoss::Continue,
             clocks: (0..=replicas).map(|_| clock(dice)).collect(),
         }
     }

@@ -560,11 +560,13 @@ impl Replica {
 
     fn show_export(&mut self, ctx: &mut Ctx<'_>) {
         let Some(line) = &self.line else { return };
-        let serving = match &self.role {
-            Role::Reign(reign) => reign.serves(),
-            Role::Idle | Role::Follower(_) | Role::Candidate(_) => false,
+        let (serving, stopped) = match &self.role {
+            Role::Reign(reign) => (reign.serves(), reign.waits_for_operator()),
+            Role::Idle | Role::Follower(_) | Role::Candidate(_) => (false, false),
         };
-        let state = if serving {
+        let state = if stopped {
+            ExportState::VolatileLoss
+        } else if serving {
             ExportState::Serving {
                 bytes: line.size_blocks.bytes(),
             }

@@ -478,7 +478,8 @@ impl World {
     pub(super) fn exported_blocks(&self, host: usize) -> Option<u64> {
         match self.hosts[host].export {
             Some(ExportState::Serving { bytes }) => Some(bytes / BLOCK),
-            Some(ExportState::Elsewhere { .. } | ExportState::Gone) | None => None,
+            Some(ExportState::Elsewhere { .. } | ExportState::VolatileLoss | ExportState::Gone)
+            | None => None,
         }
     }
 }

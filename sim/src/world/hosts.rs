@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     disk::{EverDurable, SimDisk},
     network::{ConnNo, End, Party, Seat},
-    plan::MS,
+    plan::{MS, OnLoss},
     watch::{Sample, SpotKind},
 };
 
@@ -163,7 +163,10 @@ impl World {
         config.flusher.dirty_time_max = Duration::from_millis(self.plan.limits.dirty_time_ms);
         config.flusher.pass_bytes_max = self.plan.limits.pass_bytes;
         config.operation_timeout = Duration::from_millis(self.plan.limits.operation_timeout_ms);
-        config.on_volatile_loss = OnVolatileLoss::Continue;
+        config.on_volatile_loss = match self.plan.on_loss {
+            OnLoss::Continue => OnVolatileLoss::Continue,
+            OnLoss::Stop => OnVolatileLoss::Stop,
+        };
         config.mutants = self.planted.volume;
         config.engine_mutants = self.planted.engine;
         config.store_mutants = self.planted.store;

@@ -7,7 +7,7 @@ use super::{Happens, World, clients::Client, hosts::Host};
 use crate::{
     checkers::{Rule, Violation, lineage::Memory, linear, single},
     dice::Dice,
-    plan::{MS, SECOND},
+    plan::{MS, OnLoss, SECOND},
     watch::SpotKind,
 };
 
@@ -113,6 +113,9 @@ impl World {
 
     /// Whether enough replicas may vote. Without them a volume rightly waits for an operator.
     pub(super) fn can_be_led(&self) -> bool {
+        if self.plan.on_loss == OnLoss::Stop && self.memory_may_be_gone() {
+            return false;
+        }
         let sound = |host: &Host| {
             let replica = host
                 .node

@@ -1,8 +1,8 @@
 //! Runs of the whole cluster: repeatable, clean, and quick to see a planted bug.
 
 use moorline_sim::{
-    Aim, FAULTS, MUTANTS, Mutant, OpClass, Outcome, Plan, Recipe, Region, StrayKind, Timeline, run,
-    run_staged, shrink,
+    Aim, FAULTS, MUTANTS, Mutant, OnLoss, OpClass, Outcome, Plan, Recipe, Region, StrayKind,
+    Timeline, run, run_staged, shrink,
 };
 use moorline_types::{AckPoint, Policy};
 
@@ -116,6 +116,46 @@ fn a_primary_that_was_cut_off_loses_its_tail_and_comes_back() {
             down: 30 * MS,
         };
         must_pass(&staged(seed, &[(2 * SECOND, diverge)]));
+    }
+}
+
+/// Three replicas at ack point `received` whose memory is lost twice, all at once.
+fn forgetful(seed: u64, policy: Policy, on_loss: OnLoss) -> Outcome {
+    let cut = Recipe::PowerCutAll { down: 100 * MS };
+    let faults = [(2 * SECOND, cut), (9 * SECOND, cut)];
+    run_staged(seed, None, Timeline::Off, |plan| {
+        quorum(&faults)(plan);
+        plan.policy = policy;
+        plan.ack = AckPoint::Received;
+        plan.on_loss = on_loss;
+    })
+}
+
+#[test]
+fn acknowledged_writes_that_may_be_lost_with_memory_stop_a_volume_until_an_operator_decides() {
+    for (seed, policy) in [(40, Policy::SyncQuorum), (41, Policy::SyncAll)] {
+        let outcome = forgetful(seed, policy, OnLoss::Stop);
+        must_pass(&outcome);
+        let counts = &outcome.counts;
+        let told = |name: &str| counts.notes.get(name).copied().unwrap_or(0);
+        // Said by each epoch's mark, the second power cut's too: a failover clears nothing.
+        assert!(told("volatile_tail_lost") >= 2, "{counts:?}");
+        assert_eq!(told("waits_for_operator"), 1, "{counts:?}");
+        assert_eq!(counts.reigns, 1, "nobody is served: {counts:?}");
+    }
+}
+
+#[test]
+fn a_volume_that_was_told_to_goes_on_after_a_loss_and_says_so() {
+    for (seed, policy) in [(40, Policy::SyncQuorum), (41, Policy::SyncAll)] {
+        let outcome = forgetful(seed, policy, OnLoss::Continue);
+        must_pass(&outcome);
+        let counts = &outcome.counts;
+        assert!(
+            counts.notes.contains_key("volatile_tail_lost"),
+            "{counts:?}"
+        );
+        assert!(counts.reigns >= 2, "{counts:?}");
     }
 }
 

@@ -46,6 +46,14 @@ impl Authority {
             .is_some_and(|report| has_mark(report, epoch) && report.serving == Serving::Yes)
     }
 
+    /// Whether the primary's epoch is open and it serves nobody all the same: that is so only while
+    /// a loss of acknowledged writes stands (`PROM-10`).
+    fn waits_for_operator(&self, volume: &Volume) -> bool {
+        let epoch = volume.record.line.epoch;
+        self.primary_report(volume)
+            .is_some_and(|report| has_mark(report, epoch) && report.serving == Serving::No)
+    }
+
     fn health(&self, volume: &Volume) -> Health {
         match volume.record.phase {
             VolumePhase::Creating { .. } => return Health::Creating,
@@ -152,6 +160,9 @@ impl Authority {
                 }
                 Some(Hindrance::NeedsConsent) => {
                     "a failover may lose acknowledged writes: start the primary's server, or the master with `--failover lossy`"
+                }
+                None if self.waits_for_operator(volume) => {
+                    "acknowledged writes that were only in memory may be lost: to go on without them, restart its servers with `on-volatile-loss = \"continue\"`"
                 }
                 None => "the primary's promotion is under way",
             },

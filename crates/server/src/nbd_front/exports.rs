@@ -35,7 +35,9 @@ impl ExportTable {
                 self.entries
                     .retain(|known, entry| *known != name || is_others(entry));
             }
-            ExportState::Serving { .. } | ExportState::Elsewhere { .. } => {
+            ExportState::Serving { .. }
+            | ExportState::Elsewhere { .. }
+            | ExportState::VolatileLoss => {
                 self.entries.insert(name, Entry { volume, state });
             }
         }
@@ -58,7 +60,7 @@ impl ExportTable {
         let entry = self.entries.get(name)?;
         match entry.state {
             ExportState::Serving { .. } => Some(entry.volume),
-            ExportState::Elsewhere { .. } | ExportState::Gone => None,
+            ExportState::Elsewhere { .. } | ExportState::VolatileLoss | ExportState::Gone => None,
         }
     }
 
@@ -101,6 +103,12 @@ impl Exports for ExportTable {
             Some(ExportState::Elsewhere { primary: None }) => Lookup::Elsewhere {
                 message: format!("volume `{name}` has no primary now: try again"),
             },
+            Some(ExportState::VolatileLoss) => Lookup::Elsewhere {
+                message: format!(
+                    "volume `{name}` is stopped: acknowledged writes that were only in memory may be lost; \
+                     to go on without them, restart its servers with `on-volatile-loss = \"continue\"`"
+                ),
+            },
             Some(ExportState::Gone) | None => Lookup::Unknown,
         }
     }
@@ -115,6 +123,9 @@ impl Exports for ExportTable {
                         primary: Some((server, address)),
                     } => format!("served by {server} at {address}"),
                     ExportState::Elsewhere { primary: None } => "without a primary now".to_owned(),
+                    ExportState::VolatileLoss => {
+                        "stopped: acknowledged writes may be lost".to_owned()
+                    }
                     ExportState::Serving { .. } | ExportState::Gone => {
                         "replicated volume".to_owned()
                     }
@@ -134,6 +145,22 @@ mod tests {
         ExportState::Elsewhere {
             primary: Some(("s2".parse().unwrap(), "10.0.0.2:10809".to_owned())),
         }
+    }
+
+    #[test]
+    fn a_volume_that_lost_acknowledged_writes_says_what_an_operator_does() {
+        let mut table = ExportTable::default();
+        let id = VolumeId::new(1);
+        table.set(id, "demo".to_owned(), ExportState::VolatileLoss);
+        let Lookup::Elsewhere { message } = table.find("demo") else {
+            panic!("it is refused");
+        };
+        assert!(
+            message.contains("on-volatile-loss = \"continue\""),
+            "{message}"
+        );
+        assert_eq!(table.served("demo"), None);
+        assert!(!table.serves_any());
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub enum ExportState {
         /// The primary's NBD address, if one is known.
         primary: Option<(ServerId, String)>,
     },
+    /// This server leads and serves nobody: acknowledged writes that were only in memory may be
+    /// lost, and an operator has not decided to go on (`PROM-10`). As `Elsewhere` for clients.
+    VolatileLoss,
     /// The volume was deleted.
     Gone,
 }

@@ -146,6 +146,11 @@ impl Reign {
         self.phase == ReignPhase::Serving && self.volatile_loss.is_none()
     }
 
+    /// Whether nobody is served because acknowledged records may be lost.
+    pub(super) fn waits_for_operator(&self) -> bool {
+        self.phase == ReignPhase::Serving && self.volatile_loss.is_some()
+    }
+
     pub(super) fn next_deadline(
         &self,
         desk: &Desk,
