@@ -14,8 +14,8 @@ use crate::{
     planner::{RebuildSource, Unavailable},
     sender::{DegradedReason, NeedsRebuildReason},
     session::{
-        Cause, CompletionRejected, HandshakeFailure, Invalidation, PinKind, PinRefusal, SessionKind,
-        SessionStamp,
+        Cause, CompletionRejected, HandshakeFailure, Invalidation, PinKind, PinRefusal,
+        SessionKind, SessionStamp,
     },
 };
 

@@ -150,6 +150,12 @@ impl Registry {
         self.senders.get(server)
     }
 
+    /// The sender of one replica, for whoever carries out its session's plan. Told by it are facts
+    /// of that session only: see [`handle`](Self::handle).
+    pub fn sender_mut(&mut self, server: &ServerId) -> Option<&mut Sender> {
+        self.senders.get_mut(server)
+    }
+
     /// All senders, ascending by server.
     pub fn senders(&self) -> impl Iterator<Item = (&ServerId, &Sender)> {
         self.senders.iter()

@@ -15,7 +15,7 @@
 
 use std::collections::VecDeque;
 
-use moorline_engine::{ReleaseCause, SessionStamp, Spending};
+use moorline_engine::{Refusal, ReleaseCause, SessionStamp, Spending};
 use moorline_types::{Lsn, LsnRange, ReplicaId};
 use moorline_wal::{LogReadError, ReadStart, Record, RetentionPin};
 
@@ -184,7 +184,8 @@ impl CatchUp {
             return self.end(turn, halt.cause(turn, self.stamp));
         }
         // A live session whose acknowledgements do not count yet has a cut outstanding.
-        if turn.sender.counts_acks(self.stamp).is_err() {
+        let sender = turn.sender.as_deref();
+        if sender.is_some_and(|sender| sender.counts_acks(self.stamp).is_err()) {
             return StepOutcome::Waiting(Waiting::Cut);
         }
         let (range, bytes_max) = match self.next_read(head) {
@@ -412,11 +413,13 @@ impl CatchUp {
     }
 
     fn check(&self, turn: &Turn<'_>) -> Result<(), Halt> {
-        if *turn.sender.replica() != self.replica {
+        let sender = turn.sender.as_deref();
+        let sender = sender.ok_or(Halt::Authority(Refusal::Stopped))?;
+        if *sender.replica() != self.replica {
             return Err(Halt::OtherReplica);
         }
-        turn.sender.admit(self.stamp).map_err(Halt::Authority)?;
-        match turn.sender.spending(turn.now) {
+        sender.admit(self.stamp).map_err(Halt::Authority)?;
+        match sender.spending(turn.now) {
             Spending::Within => Ok(()),
             Spending::Exceeded(limit) => Err(Halt::Budget(limit)),
         }

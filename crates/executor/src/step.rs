@@ -1,6 +1,6 @@
 //! What a step answers.
 
-use moorline_engine::{BudgetLimit, Phase, Refusal, ReleaseCause, SessionStamp};
+use moorline_engine::{BudgetLimit, Phase, Refusal, ReleaseCause, Sender, Session, SessionStamp};
 use moorline_types::Lsn;
 
 use crate::turn::Turn;
@@ -132,11 +132,9 @@ impl Halt {
             Self::OtherReplica => return ReleaseCause::SessionEnded,
             Self::Authority(refusal) => refusal,
         };
-        let session = turn
-            .sender
-            .session()
-            .filter(|session| session.stamp() == stamp);
-        if let Some(Phase::Invalidated(why)) = session.map(|session| session.phase()) {
+        let session = turn.sender.as_deref().and_then(Sender::session);
+        let session = session.filter(|session| session.stamp() == stamp);
+        if let Some(Phase::Invalidated(why)) = session.map(Session::phase) {
             return (*why).into();
         }
         match refusal {

@@ -1,9 +1,10 @@
 //! What an execution may use while it is called: the time, its sender, and where requests go.
 
 use moorline_engine::{
-    Action, Actions, Directed, Event, Fact, RecoveryEvent, ReleaseCause, Sender, SessionStamp,
+    Action, Actions, Directed, Event, Fact, RecoveryEvent, Registry, ReleaseCause, Sender,
+    SessionStamp,
 };
-use moorline_types::{Instant, ReplicaId};
+use moorline_types::{Instant, ReplicaId, ServerId};
 
 use crate::step::Released;
 
@@ -16,13 +17,28 @@ use crate::step::Released;
 pub struct Turn<'a> {
     /// Now.
     pub now: Instant,
-    /// The sender whose session is worked for.
-    pub sender: &'a mut Sender,
+    /// The sender whose session is worked for; `None` when its replica is assigned no longer.
+    pub sender: Option<&'a mut Sender>,
     /// Requests, carried out in order; see [`Action`].
     pub out: &'a mut Actions,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    /// A turn of the execution for `server`.
+    #[must_use]
+    pub fn of(
+        now: Instant,
+        registry: &'a mut Registry,
+        server: &ServerId,
+        out: &'a mut Actions,
+    ) -> Self {
+        Self {
+            now,
+            sender: registry.sender_mut(server),
+            out,
+        }
+    }
+
     /// Everything was given back: ends the session if it is live, and says so, in this order.
     pub(crate) fn released(
         &mut self,
@@ -30,7 +46,11 @@ impl Turn<'_> {
         stamp: SessionStamp,
         cause: ReleaseCause,
     ) -> Released {
-        if self.sender.replica() == replica && self.sender.admit(stamp).is_ok() {
+        let sender = self.sender.as_deref_mut();
+        let sender = sender.filter(|sender| sender.replica() == replica);
+        if let Some(sender) = sender
+            && sender.admit(stamp).is_ok()
+        {
             let event = match cause {
                 ReleaseCause::ReadFailed => of(stamp, Fact::ReadFailed),
                 ReleaseCause::Panicked => of(stamp, Fact::ExecutorPanicked),
@@ -43,11 +63,11 @@ impl Turn<'_> {
                 | ReleaseCause::PinBroken
                 | ReleaseCause::Cancelled => of(stamp, Fact::CancelRequested),
             };
-            let _answer = self.sender.handle(self.now, event, self.out);
-            if self.sender.admit(stamp).is_ok() {
+            let _answer = sender.handle(self.now, event, self.out);
+            if sender.admit(stamp).is_ok() {
                 // What it was told means nothing where it stands.
                 let event = of(stamp, Fact::CancelRequested);
-                let _answer = self.sender.handle(self.now, event, self.out);
+                let _answer = sender.handle(self.now, event, self.out);
             }
         }
         let event = RecoveryEvent::released(self.now, &replica.server, stamp, cause);

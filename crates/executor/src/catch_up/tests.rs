@@ -161,7 +161,7 @@ impl Stage {
         let ports = (&mut self.history, &mut self.link);
         let mut turn = Turn {
             now: at(secs),
-            sender: &mut self.sender,
+            sender: Some(&mut self.sender),
             out: &mut self.out,
         };
         self.catch_up.step(&mut turn, lsn(self.head), ports)
@@ -173,7 +173,7 @@ impl Stage {
     ) -> Result<StepOutcome, RecordsRefused> {
         let mut turn = Turn {
             now: at(0),
-            sender: &mut self.sender,
+            sender: Some(&mut self.sender),
             out: &mut self.out,
         };
         self.catch_up
@@ -183,7 +183,7 @@ impl Stage {
     fn release(&mut self, cause: ReleaseCause) -> Option<Released> {
         let mut turn = Turn {
             now: at(0),
-            sender: &mut self.sender,
+            sender: Some(&mut self.sender),
             out: &mut self.out,
         };
         self.catch_up.release(&mut turn, cause)

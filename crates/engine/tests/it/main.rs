@@ -1,0 +1,4 @@
+//! The engine from outside: against a reference model, and what handling an event costs.
+
+mod model;
+mod reference;
