@@ -1,13 +1,18 @@
 //! What tests write: every 512-byte sector says where it belongs and which request wrote it.
 //!
 //! The mark {magic, sector, operation, first sector of the operation} is repeated through the
-//! sector, so that a torn, misplaced or leaked one shows at once.
+//! sector, so that a torn, misplaced or leaked one shows at once. A sector ends with the CRC-32 of
+//! what is before it, as the pages of many guests do: to a checksum that is itself a CRC-32, all
+//! contents of that kind look alike.
 
 /// Bytes of one register.
 pub(crate) const SECTOR: usize = 512;
 
 /// Sectors in a block.
 pub(crate) const SECTORS_PER_BLOCK: u64 = 8;
+
+/// Bytes of a sector before its CRC.
+const CHECKED: usize = SECTOR - 4;
 
 const MAGIC: u64 = 0x6d6f_6f72_6c69_6e65;
 
@@ -35,9 +40,11 @@ pub(crate) enum Content {
 /// Fills one sector.
 pub(crate) fn fill(into: &mut [u8], mark: Mark) {
     let words = [MAGIC, mark.sector, u64::from(mark.op.0), mark.first];
-    for (place, word) in into.chunks_exact_mut(8).zip(words.iter().cycle()) {
-        place.copy_from_slice(&word.to_le_bytes());
+    let (checked, crc) = into.split_at_mut(CHECKED);
+    for (place, word) in checked.chunks_mut(8).zip(words.iter().cycle()) {
+        place.copy_from_slice(&word.to_le_bytes()[..place.len()]);
     }
+    crc.copy_from_slice(&crc32fast::hash(checked).to_le_bytes());
 }
 
 fn word(bytes: &[u8], index: usize) -> u64 {
@@ -59,7 +66,9 @@ pub(crate) fn read(bytes: &[u8]) -> Content {
     if bytes.iter().all(|byte| *byte == 0) {
         return Content::Zeroes;
     }
-    let whole = bytes[..SECTOR - 32] == bytes[32..];
+    let (checked, crc) = bytes.split_at(CHECKED);
+    let repeated = checked[..CHECKED - 32] == checked[32..];
+    let whole = repeated && *crc == crc32fast::hash(checked).to_le_bytes();
     match peek(bytes) {
         Some(mark) if whole => Content::Marked(mark),
         Some(_) | None => Content::Broken,
@@ -81,7 +90,23 @@ mod tests {
         assert_eq!(read(&bytes), Content::Zeroes);
         fill(&mut bytes, mark);
         assert_eq!(read(&bytes), Content::Marked(mark));
-        bytes[SECTOR - 1] ^= 1;
-        assert_eq!(read(&bytes), Content::Broken);
+        for place in [CHECKED - 1, SECTOR - 1] {
+            bytes[place] ^= 1;
+            assert_eq!(read(&bytes), Content::Broken);
+            bytes[place] ^= 1;
+        }
+    }
+
+    #[test]
+    fn every_content_is_alike_to_a_checksum_of_the_same_polynomial() {
+        let mut sums = (1..4).map(|op| {
+            let mut bytes = [0; SECTOR];
+            let op = OpNo(op);
+            let (sector, first) = (9, 8);
+            fill(&mut bytes, Mark { sector, op, first });
+            crc32fast::hash(&bytes)
+        });
+        let first = sums.next();
+        assert!(sums.all(|sum| Some(sum) == first));
     }
 }
