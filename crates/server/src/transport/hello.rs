@@ -15,7 +15,10 @@ use moorline_wire::{
     },
 };
 use parking_lot::Mutex;
-use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::{
+    net::sockopt,
+    rand::{GetRandomFlags, getrandom},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -26,6 +29,14 @@ use crate::config::{ClusterKey, Exposure};
 /// How long a hello may take, the connecting included. A peer on the same network needs a
 /// thousandth of it.
 pub(crate) const HELLO_MAX: Duration = Duration::from_secs(3);
+
+/// How long a peer's machine may leave what was sent without an acknowledgement, or an idle
+/// connection's probe without an answer, before the connection is given up. TCP alone goes on for
+/// a quarter of an hour, and after a partition heals it waits about as long again as that lasted.
+pub(crate) const SILENT_MAX: Duration = Duration::from_secs(3);
+
+/// How long a connection is idle before it is probed, and between probes.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +158,7 @@ pub(crate) async fn dial(
 ) -> Result<Connected, ConnectError> {
     let whole = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         let config = introduction.config(stream.peer_addr()?.ip());
         let mut decoder = Decoder::new(introduction.pool.clone(), Limits::HELLO);
         let mut out = Vec::new();
@@ -172,7 +183,7 @@ pub(crate) async fn accept(
     serves: Serves,
 ) -> Result<Connected, ConnectError> {
     let whole = async {
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         let config = introduction.config(from.ip());
         let mut decoder = Decoder::new(introduction.pool.clone(), Limits::HELLO);
         let mut hello = Hello::accept(config, serves);
@@ -182,6 +193,17 @@ pub(crate) async fn accept(
     tokio::time::timeout(HELLO_MAX, whole)
         .await
         .unwrap_or(Err(ConnectError::TimedOut))
+}
+
+/// Sends small frames at once, and gives up a peer that is silent.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let silent_max = u32::try_from(SILENT_MAX.as_millis()).expect("three seconds are few");
+    sockopt::set_tcp_user_timeout(stream, silent_max)?;
+    sockopt::set_tcp_keepidle(stream, PROBE_EVERY)?;
+    sockopt::set_tcp_keepintvl(stream, PROBE_EVERY)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 fn connected(stream: TcpStream, mut decoder: Decoder, peer: Peer) -> Connected {

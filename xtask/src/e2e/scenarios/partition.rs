@@ -46,7 +46,7 @@ const KINDS: [Kind; 5] = [
 
 /// Cuts and heals in turn, under load.
 pub(super) fn run(ctx: &Context) -> Result<()> {
-    let rounds = ctx.rounds(10, 200);
+    let rounds = ctx.rounds(20, 200);
     let lab = Rc::new(Lab::new(3)?);
     let key = ctx.path("cluster.key");
     std::fs::write(&key, "5ca1ab1e".repeat(8)).during("writing the cluster's key")?;
