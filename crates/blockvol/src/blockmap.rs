@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use moorline_types::{BLOCK_SIZE, BlockIndex, Lsn, StoreId};
 
 use crate::{
+    BlockVersion,
     codec::{Decoder, Encoder},
     layout::{ENTRIES_PER_PAGE, PageNo},
 };
@@ -92,6 +93,11 @@ impl Entry {
         state: EntryState::Unknown,
         ..Self::HOLE
     };
+
+    /// Whether the block has content, of this version.
+    pub(crate) fn is_version(self, version: BlockVersion) -> bool {
+        self.state == EntryState::Data && (self.lsn, self.crc) == (version.lsn, version.crc)
+    }
 
     fn to_bytes(self) -> [u8; ENTRY_BYTES] {
         assert!(

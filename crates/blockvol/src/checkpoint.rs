@@ -1,7 +1,7 @@
 //! Where the log's tail goes when the checkpoint moves. Pure but for what it asks of the log.
 
 use moorline_types::Lsn;
-use moorline_wal::{Log, LogAnchor, PeerNeed, ReclaimInputs, reclaim_horizon};
+use moorline_wal::{Log, LogAnchor, PeerNeed, ReclaimHorizon, ReclaimInputs, reclaim_horizon};
 
 /// How much of the ring is kept for peers that come back, in percent: what is retained lets them
 /// catch up instead of being rebuilt. The rest is room for new records.
@@ -16,6 +16,15 @@ pub(crate) const SPREAD_PERCENT: u64 = 50;
 /// costs less than half of the ring) is let go; beyond that, as little as keeps the ring's fill at
 /// [`RETAINED_PERCENT`].
 pub(crate) fn choose_anchor(log: &Log, checkpoint: Lsn, lowest_peer: Option<Lsn>) -> LogAnchor {
+    let horizon = horizon(log, checkpoint, lowest_peer);
+    let kept_bytes = log.capacity_bytes() * RETAINED_PERCENT / 100;
+    let bytes_after = |lsn| log.bytes_after(lsn);
+    let tail = lowest_within(log.tail(), horizon.through, kept_bytes, bytes_after);
+    log.anchor_at(tail)
+}
+
+/// How far the log may be let go beside `checkpoint`, and what limits that.
+pub(crate) fn horizon(log: &Log, checkpoint: Lsn, lowest_peer: Option<Lsn>) -> ReclaimHorizon {
     let peers: Vec<PeerNeed> = lowest_peer
         .map(|flushed| PeerNeed {
             flushed,
@@ -23,16 +32,12 @@ pub(crate) fn choose_anchor(log: &Log, checkpoint: Lsn, lowest_peer: Option<Lsn>
         })
         .into_iter()
         .collect();
-    let horizon = reclaim_horizon(ReclaimInputs {
+    reclaim_horizon(ReclaimInputs {
         older_checkpoint: checkpoint,
         lowest_pin: log.pin_table().lowest(),
         peers: &peers,
         capacity_bytes: log.capacity_bytes(),
-    });
-    let kept_bytes = log.capacity_bytes() * RETAINED_PERCENT / 100;
-    let bytes_after = |lsn| log.bytes_after(lsn);
-    let tail = lowest_within(log.tail(), horizon.through, kept_bytes, bytes_after);
-    log.anchor_at(tail)
+    })
 }
 
 /// The lowest LSN in `[low, high]` above which at most `bytes_max` lie; `high` if none is.

@@ -116,6 +116,15 @@ pub enum ReadOutcome<T> {
     Pending,
 }
 
+/// Which version of a block's content is meant, as the block map knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BlockVersion {
+    /// The record that wrote it.
+    pub lsn: Lsn,
+    /// The checksum that its content has.
+    pub crc: u32,
+}
+
 /// What a store tells its owner.
 #[derive(Debug)]
 pub enum StoreEvent {

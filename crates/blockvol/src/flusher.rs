@@ -74,6 +74,13 @@ impl Default for FlusherConfig {
 /// a pin keeps the log full, passes over single records would not make room.
 const URGENT_PART: u64 = 16;
 
+/// Records of at most this part of the log, in percent, in one pass.
+const PASS_PERCENT_MAX: u64 = 25;
+
+/// A pass over less than this part of the log says nothing of the flusher's pace: it is over before
+/// it is under way.
+const TELLING_PART: u64 = 64;
+
 /// Map pages read and written at a time.
 const PAGE_OPS_MAX: usize = 8;
 
@@ -130,6 +137,45 @@ pub(crate) enum Stage {
     },
 }
 
+/// The pace of passes: what they take out of the log in how long.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct DrainPace {
+    /// Of the passes that ended, newer ones counting more.
+    bytes_per_s: Option<u64>,
+    /// The pass under way: since when, and its bytes.
+    pass: Option<(Instant, u64)>,
+}
+
+impl DrainPace {
+    fn begin(&mut self, now: Instant, bytes: u64) {
+        self.pass = Some((now, bytes));
+    }
+
+    fn end(&mut self, now: Instant) {
+        let Some((since, bytes)) = self.pass.take() else {
+            return;
+        };
+        let seen = per_second(bytes, now.since(since));
+        // Half and half: passes are few and large, and the newest says most.
+        let known = self.bytes_per_s.unwrap_or(seen);
+        self.bytes_per_s = Some(known / 2 + seen / 2);
+    }
+
+    fn at(&self, now: Instant) -> Option<u64> {
+        let known = self.bytes_per_s?;
+        let under_way = self
+            .pass
+            .map(|(since, bytes)| per_second(bytes, now.since(since)));
+        Some(under_way.map_or(known, |seen| known.min(seen)))
+    }
+}
+
+/// Never less than 1: what took long still went on.
+fn per_second(bytes: u64, time: Duration) -> u64 {
+    let micros = time.as_micros().max(1);
+    u64::try_from(u128::from(bytes) * 1_000_000 / micros).map_or(u64::MAX, |rate| rate.max(1))
+}
+
 /// The flusher's state beside its stage.
 #[derive(Debug)]
 pub(crate) struct Flusher {
@@ -140,6 +186,7 @@ pub(crate) struct Flusher {
     /// Records through here are counted in `countable_bytes`.
     counted: Lsn,
     counted_bytes: u64,
+    pace: DrainPace,
 }
 
 impl Flusher {
@@ -150,7 +197,12 @@ impl Flusher {
             dirty_since: None,
             counted: base,
             counted_bytes: 0,
+            pace: DrainPace::default(),
         }
+    }
+
+    pub(crate) fn drain_rate(&self, now: Instant) -> Option<u64> {
+        self.pace.at(now)
     }
 
     /// When a resting flusher starts at the latest.
@@ -241,7 +293,7 @@ impl Store {
                 && self.flusher.counted_bytes > config.dirty_bytes_max / URGENT_PART)
             || self.closing.is_closing();
         if due {
-            self.start_pass(appliable, ops);
+            self.start_pass(now, appliable, ops);
         }
     }
 
@@ -258,8 +310,11 @@ impl Store {
         }
     }
 
-    fn start_pass(&mut self, appliable: Lsn, ops: &mut Vec<DeviceOp>) {
+    fn start_pass(&mut self, now: Instant, appliable: Lsn, ops: &mut Vec<DeviceOp>) {
         let config = self.flusher.config;
+        // Room comes free when a pass ends: in a small log one pass must not be most of it.
+        let of_log = self.log.capacity_bytes() * PASS_PERCENT_MAX / 100;
+        let pass_bytes_max = config.pass_bytes_max.min(of_log);
         let mut pass = Pass {
             target: self.window_base(),
             stored_bytes: 0,
@@ -276,7 +331,7 @@ impl Store {
         for record in self.window.range(self.window_base(), appliable) {
             let bytes = pass.stored_bytes + stored_bytes(record);
             let first = pass.target == self.window_base();
-            let full = bytes > config.pass_bytes_max || pages.len() > config.pass_pages_max;
+            let full = bytes > pass_bytes_max || pages.len() > config.pass_pages_max;
             if full && !first {
                 break;
             }
@@ -287,6 +342,9 @@ impl Store {
         }
         pass.pages = pages.into_iter().collect();
         self.flusher.dirty_since = None;
+        if pass.stored_bytes >= self.log.capacity_bytes() / TELLING_PART {
+            self.flusher.pace.begin(now, pass.stored_bytes);
+        }
         if pass.target > self.copies.applied() {
             let target = pass.target.max(self.copies.applied_wanted());
             let history = self.history_through(target);
@@ -507,6 +565,7 @@ impl Store {
         // Records may have been counted that the pass had no room for; never fewer.
         assert!(self.flusher.counted_bytes >= pass.stored_bytes);
         self.flusher.counted_bytes -= pass.stored_bytes;
+        self.flusher.pace.end(self.now);
         self.reclaim();
         events.push(StoreEvent::CheckpointMoved {
             checkpoint: pass.target,
@@ -637,5 +696,33 @@ fn entry_of(record: &Record, block: u64) -> Entry {
         state,
         lsn: record.lsn(),
         crc,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_is_of_the_last_passes_and_sinks_while_one_hangs() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let mut pace = DrainPace::default();
+        pace.begin(at(0), 1_000);
+        assert_eq!(
+            pace.at(at(500)),
+            None,
+            "nothing is known before a pass ended"
+        );
+        pace.end(at(1_000));
+        assert_eq!(pace.at(at(9_000)), Some(1_000), "rest is no slowness");
+        pace.begin(at(10_000), 3_000);
+        assert_eq!(
+            pace.at(at(11_000)),
+            Some(1_000),
+            "faster than before: not known yet"
+        );
+        assert_eq!(pace.at(at(40_000)), Some(100), "it hangs");
+        pace.end(at(11_000));
+        assert_eq!(pace.at(at(11_000)), Some(2_000));
     }
 }

@@ -51,7 +51,8 @@ pub use error::{
     StoreFault,
 };
 pub use event::{
-    BlockState, ReadOutcome, ReadToken, ReadView, Segment, StatusRun, StoreEvent, Ticket, ZeroKind,
+    BlockState, BlockVersion, ReadOutcome, ReadToken, ReadView, Segment, StatusRun, StoreEvent,
+    Ticket, ZeroKind,
 };
 pub use flusher::FlusherConfig;
 pub use format::{DeviceContent, Existing, FormatParams, Formatting};
@@ -60,5 +61,6 @@ pub use mutants::{Mutant, Mutants};
 pub use opening::{CopyRepaired, Expect, ImageTrust, OpenReport, StoreOpening, StoreOptions};
 pub use store::{Frontiers, Store};
 pub use superblock::{
-    Durable, FORMAT_VERSION, GIVEN_UP_MAX, PromiseRecord, SUPERBLOCK_MAGIC, StoreIdentity, Superblock,
+    Durable, FORMAT_VERSION, GIVEN_UP_MAX, PromiseRecord, SUPERBLOCK_MAGIC, StoreIdentity,
+    Superblock,
 };

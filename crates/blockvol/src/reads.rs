@@ -8,14 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_types::{
-    BlockIndex, BlockRange, DeviceError, DeviceOp, DeviceOpKind, OpId, PageBuf, Payload,
+    BlockIndex, BlockRange, DeviceError, DeviceOp, DeviceOpKind, Lsn, OpId, PageBuf, Payload,
+    WriteMode,
 };
+use moorline_wal::block_crc;
 
 use crate::{
-    BlockState, ReadFault, ReadOutcome, ReadToken, ReadView, Segment, StatusRun, Store, StoreEvent,
-    ZeroKind,
+    BlockState, BlockVersion, ReadFault, ReadOutcome, ReadToken, ReadView, RepairError, Segment,
+    StatusRun, Store, StoreEvent, ZeroKind,
     blockmap::EntryState,
-    extents::{BLOCKS_PER_OP_MAX, Expected, Part, verify},
+    extents::{BLOCKS_PER_OP_MAX, Part, verify},
     index::{RangeIndex, Run},
     layout::{MAP_PAGE_BYTES, PageNo},
     ops::Purpose,
@@ -55,8 +57,23 @@ pub(crate) struct Reads {
     jobs: BTreeMap<u64, Job>,
     /// Blocks that an operation in flight reads or repairs: the flusher keeps off.
     busy: BTreeMap<OpId, BlockRange>,
-    /// Blocks being repaired, and their right content.
-    pub(crate) repairs: BTreeMap<BlockIndex, Payload>,
+    /// Blocks being repaired.
+    pub(crate) repairs: BTreeMap<BlockIndex, Repair>,
+}
+
+/// The right content of a damaged block, until it is in the extents.
+#[derive(Debug)]
+pub(crate) struct Repair {
+    version: BlockVersion,
+    content: Payload,
+    state: RepairState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum RepairState {
+    /// Other operations on the block are in flight, or its map page is on its way.
+    Waiting,
+    Writing,
 }
 
 impl Reads {
@@ -78,11 +95,11 @@ impl Reads {
         self.jobs.values().any(|job| match &job.state {
             JobState::Pages(pages) => pages.contains(&page),
             JobState::Device { .. } => false,
-        })
+        }) || self.repairs.keys().any(|block| PageNo::of(*block) == page)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.is_empty() && self.repairs.is_empty()
     }
 }
 
@@ -268,14 +285,16 @@ impl Store {
     fn plan_stored(&self, run: Run, parts: &mut Vec<Part>) -> Result<(), ReadFault> {
         for block in (run.first..run.end).map(BlockIndex::new) {
             let one = BlockRange::new(block, 1).expect("the block lies in the volume");
-            if let Some(payload) = self.reads.repairs.get(&block) {
+            let entry = self.map.entry(block).expect("its page is in memory");
+            if let Some(repair) = self.reads.repairs.get(&block)
+                && entry.is_version(repair.version)
+            {
                 parts.push(Part::Known(Segment::Data {
                     range: one,
-                    payload: payload.clone(),
+                    payload: repair.content.clone(),
                 }));
                 continue;
             }
-            let entry = self.map.entry(block).expect("its page is in memory");
             let zero = |kind| Segment::Zero { range: one, kind };
             match entry.state {
                 EntryState::Hole | EntryState::Trimmed => {
@@ -283,7 +302,7 @@ impl Store {
                 }
                 EntryState::Zero => push_merged(parts, Part::Known(zero(ZeroKind::Written))),
                 EntryState::Data => {
-                    let expected = vec![Expected {
+                    let expected = vec![BlockVersion {
                         crc: entry.crc,
                         lsn: entry.lsn,
                     }];
@@ -311,7 +330,13 @@ impl Store {
     ) {
         match &result {
             Ok(buffer) => self.map.loaded(page, buffer.as_slice()),
-            Err(_) => self.map.load_failed(page),
+            Err(_) => {
+                self.map.load_failed(page);
+                // Nothing can be held against the map: the next read meets the damage again.
+                self.reads.repairs.retain(|block, repair| {
+                    PageNo::of(*block) != page || repair.state == RepairState::Writing
+                });
+            }
         }
         let waiting = |job: &Job| match &job.state {
             JobState::Pages(pages) => pages.contains(&page),
@@ -415,6 +440,104 @@ impl Store {
                 };
                 events.push(answer_event(job.token, job.want, Err(fault)));
             }
+        }
+    }
+
+    /// Writes the right content of a damaged block in place; [`StoreEvent::Repaired`] follows.
+    ///
+    /// `version` is what the fault named. From here until it is written reads get `content`. The
+    /// write waits for operations in flight on the block; a newer version that comes meanwhile
+    /// takes its place, and no event follows then.
+    ///
+    /// # Errors
+    ///
+    /// [`RepairError`]; nothing changed then.
+    pub fn repair(
+        &mut self,
+        block: BlockIndex,
+        version: BlockVersion,
+        content: Payload,
+        ops: &mut Vec<DeviceOp>,
+    ) -> Result<(), RepairError> {
+        if let Some(fault) = self.fault {
+            return Err(RepairError::Failed(fault));
+        }
+        let superseded = RepairError::Superseded { block };
+        let one = BlockRange::new(block, 1).ok_or(superseded)?;
+        if !self.holds(one) || self.wants_repair(block, version) == Some(false) {
+            return Err(superseded);
+        }
+        if content.blocks() != 1
+            || block_crc(self.identity.volume, block, content.as_slice()) != version.crc
+        {
+            return Err(RepairError::WrongContent { block });
+        }
+        // A repair of the same block under way: its content is the same, by its checksum.
+        let repair = Repair {
+            version,
+            content,
+            state: RepairState::Waiting,
+        };
+        self.reads.repairs.entry(block).or_insert(repair);
+        self.pump_repairs(ops);
+        Ok(())
+    }
+
+    /// Whether the newest version of `block` is `version` and lies in the extents; `None` while its
+    /// map page is not in memory.
+    fn wants_repair(&self, block: BlockIndex, version: BlockVersion) -> Option<bool> {
+        let in_memory = self.index.cover(block.get(), block.get() + 1);
+        if in_memory.iter().any(|run| run.lsn.is_some()) {
+            return Some(false);
+        }
+        Some(self.map.entry(block)?.is_version(version))
+    }
+
+    /// Hands out the repairs whose blocks nobody else reads or writes.
+    pub(crate) fn pump_repairs(&mut self, ops: &mut Vec<DeviceOp>) {
+        if self.fault.is_some() || self.reads.repairs.is_empty() {
+            return;
+        }
+        let waiting = |repair: &Repair| repair.state == RepairState::Waiting;
+        let waiting: Vec<(BlockIndex, BlockVersion)> = (self.reads.repairs.iter())
+            .filter(|(_, repair)| waiting(repair))
+            .map(|(block, repair)| (*block, repair.version))
+            .collect();
+        for (block, version) in waiting {
+            let one = BlockRange::new(block, 1).expect("it was looked at when it was taken");
+            match self.wants_repair(block, version) {
+                Some(true) if self.reads.busy(one) => {}
+                Some(true) => self.write_repair(one, ops),
+                Some(false) => {
+                    self.reads.repairs.remove(&block);
+                }
+                None => self.load_page(PageNo::of(block), ops),
+            }
+        }
+    }
+
+    fn write_repair(&mut self, one: BlockRange, ops: &mut Vec<DeviceOp>) {
+        let repair = self.reads.repairs.get_mut(&one.first());
+        let repair = repair.expect("only a repair that waits is written");
+        repair.state = RepairState::Writing;
+        let content = repair.content.clone();
+        let id = self.table.issue(
+            Purpose::Repair,
+            self.layout.block_offset(one.first()),
+            DeviceOpKind::Write(vec![content], WriteMode::Durable),
+            ops,
+        );
+        self.reads.begin(id, one);
+    }
+
+    /// The record that wrote the newest readable version of `block`: zero if none did, `None` while
+    /// its map page is not in memory.
+    #[must_use]
+    pub fn block_lsn(&self, block: BlockIndex) -> Option<Lsn> {
+        let in_memory = self.index.cover(block.get(), block.get() + 1);
+        match in_memory.iter().find_map(|run| run.lsn) {
+            Some(lsn) => Some(lsn),
+            None => self.map.entry(block).map(|entry| entry.lsn),
         }
     }
 

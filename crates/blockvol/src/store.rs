@@ -6,19 +6,18 @@
 //! it is, and reads go on.
 
 use moorline_types::{
-    BlockCount, BlockIndex, BlockRange, BufferPool, DeviceDone, DeviceError, DeviceOp,
-    DeviceOpKind, DeviceOutcome, Instant, Lsn, LsnRange, OpId, OpOwner, PageBuf, Payload,
-    WriteMode,
+    BlockCount, BlockRange, BufferPool, DeviceDone, DeviceError, DeviceOp, DeviceOutcome, Instant,
+    Lsn, LsnRange, OpId, OpOwner, PageBuf,
 };
 use moorline_wal::{
-    Log, LogEvent, LogReadError, PinHolder, PinRefused, ReadId, ReadStart, Record, RetentionPin,
-    block_crc,
+    Log, LogEvent, LogReadError, PinHolder, PinRefused, ReadId, ReadStart, ReclaimLimit, Record,
+    RetentionPin,
 };
 
 use crate::{
-    AppendError, CutError, Durable, FaultKind, RepairError, StoreEvent, StoreFault, StoreIdentity,
-    Ticket,
-    blockmap::{BlockMap, EntryState},
+    AppendError, CutError, Durable, FaultKind, StoreEvent, StoreFault, StoreIdentity, Ticket,
+    blockmap::BlockMap,
+    checkpoint::horizon,
     copies::{Copies, RoundEnd},
     flusher::Flusher,
     index::{RangeIndex, Window},
@@ -294,47 +293,6 @@ impl Store {
         self.lowest_peer = flushed;
     }
 
-    /// Writes the right content of a damaged block in place; [`StoreEvent::Repaired`] follows.
-    ///
-    /// `lsn` is the record that the fault named. Until it is written, reads get `content`.
-    ///
-    /// # Errors
-    ///
-    /// [`RepairError`]; nothing changed then.
-    pub fn repair(
-        &mut self,
-        block: BlockIndex,
-        lsn: Lsn,
-        content: Payload,
-        ops: &mut Vec<DeviceOp>,
-    ) -> Result<(), RepairError> {
-        if let Some(fault) = self.fault {
-            return Err(RepairError::Failed(fault));
-        }
-        let superseded = RepairError::Superseded { block };
-        let entry = self.map.entry(block).ok_or(superseded)?;
-        let one = BlockRange::new(block, 1).ok_or(superseded)?;
-        let dirty = self.index.cover(block.get(), block.get() + 1);
-        let newer = dirty.iter().any(|run| run.lsn.is_some());
-        if newer || entry.state != EntryState::Data || entry.lsn != lsn || self.reads.busy(one) {
-            return Err(superseded);
-        }
-        if content.blocks() != 1
-            || block_crc(self.identity.volume, block, content.as_slice()) != entry.crc
-        {
-            return Err(RepairError::WrongContent { block });
-        }
-        let id = self.table.issue(
-            Purpose::Repair,
-            self.layout.block_offset(block),
-            DeviceOpKind::Write(vec![content.clone()], WriteMode::Durable),
-            ops,
-        );
-        self.reads.begin(id, one);
-        self.reads.repairs.insert(block, content);
-        Ok(())
-    }
-
     /// Hands out everything that is due: once after each batch of events.
     pub fn submit(&mut self, now: Instant, ops: &mut Vec<DeviceOp>, events: &mut Vec<StoreEvent>) {
         self.now = self.now.max(now);
@@ -427,6 +385,19 @@ impl Store {
         self.log.fill()
     }
 
+    /// What keeps the log's tail where it is.
+    #[must_use]
+    pub fn log_limit(&self) -> ReclaimLimit {
+        horizon(&self.log, self.copies.checkpoint(), self.lowest_peer).limited_by
+    }
+
+    /// Log bytes per second that the flusher makes room for: of its last passes, or of the one
+    /// under way when that is slower. `None` before the first one ended.
+    #[must_use]
+    pub fn drain_rate(&self, now: Instant) -> Option<u64> {
+        self.flusher.drain_rate(now)
+    }
+
     /// Bytes of records that the extents do not durably hold.
     #[must_use]
     pub const fn dirty_bytes(&self) -> u64 {
@@ -504,6 +475,7 @@ impl Store {
 
     /// What every entry ends with: the flusher, the superblocks, the cache's bound, the clock.
     fn settle(&mut self, now: Instant, ops: &mut Vec<DeviceOp>, events: &mut Vec<StoreEvent>) {
+        self.pump_repairs(ops);
         self.run_flusher(now, ops);
         self.advance_closing();
         self.poll_copies(ops, events);

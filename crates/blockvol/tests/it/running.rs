@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use moorline_blockvol::{
-    BlockState, FaultKind, Layout, ReadFault, ReadOutcome, ReadToken, ReadView, Segment,
-    StoreEvent, StoreFault, ZeroKind,
+    BlockState, BlockVersion, FaultKind, Layout, ReadFault, ReadOutcome, ReadToken, ReadView,
+    RepairError, Segment, StoreEvent, StoreFault, ZeroKind,
     inspect::{DigestThrough, Inspection, ReadAt, inspect},
 };
 use moorline_types::{
@@ -55,7 +55,9 @@ fn read(world: &mut World, first: u64, count: u32) -> Result<Vec<Segment>, ReadF
         world.store.on_done(world.now, done, &mut ops, &mut events);
         world.disk.submit(&mut ops);
         for event in events.drain(..) {
-            if let StoreEvent::ReadDone { result, .. } = event {
+            if let StoreEvent::ReadDone { token: of, result } = event
+                && of == token
+            {
                 return result;
             }
         }
@@ -66,27 +68,81 @@ fn read(world: &mut World, first: u64, count: u32) -> Result<Vec<Segment>, ReadF
 fn a_damaged_block_is_named_repaired_and_read_again() {
     let mut world = at_rest(1);
     world.disk.flip(block_at(4) + 77);
-    let Err(ReadFault::Damaged { block, lsn, .. }) = read(&mut world, 0, 10) else {
+    let Err(ReadFault::Damaged { block, lsn, crc }) = read(&mut world, 0, 10) else {
         panic!("the damage is seen")
     };
+    let version = BlockVersion { lsn, crc };
     assert_eq!((block.get(), lsn.get()), (4, 1));
+    assert_eq!(world.store.block_lsn(block), Some(lsn));
     assert!(read(&mut world, 5, 5).is_ok(), "other blocks are fine");
 
     let pool = world.store.pool().clone();
     let wrong = Payload::copy_padded(&pool, &[1; 4096]);
     let mut ops = Vec::new();
-    assert!(world.store.repair(block, lsn, wrong, &mut ops).is_err());
+    let refused = world.store.repair(block, version, wrong, &mut ops);
+    assert_eq!(refused, Err(RepairError::WrongContent { block }));
     let right = Payload::copy_padded(&pool, &content(1, block));
-    let stale = world
-        .store
-        .repair(block, Lsn::new(9), right.clone(), &mut ops);
-    assert!(stale.is_err(), "another version was repaired");
-    world.store.repair(block, lsn, right, &mut ops).unwrap();
+    let other = BlockVersion {
+        lsn: Lsn::new(9),
+        ..version
+    };
+    let stale = world.store.repair(block, other, right.clone(), &mut ops);
+    assert_eq!(stale, Err(RepairError::Superseded { block }));
+    world.store.repair(block, version, right, &mut ops).unwrap();
     world.disk.submit(&mut ops);
     world.check_whole();
     world.settle();
     world.power_cut();
     world.check_whole();
+}
+
+#[test]
+fn a_repair_waits_for_reads_of_its_block_and_gives_way_to_a_newer_version() {
+    let mut world = at_rest(11);
+    world.disk.flip(block_at(4) + 77);
+    let Err(ReadFault::Damaged { block, lsn, crc }) = read(&mut world, 4, 1) else {
+        panic!("the damage is seen")
+    };
+    let version = BlockVersion { lsn, crc };
+    let mut ops = Vec::new();
+    // Another read of the block is on the device.
+    let one = BlockRange::new(block, 1).unwrap();
+    let token = ReadToken::new(7_000_000);
+    let outcome = (world.store).read(token, one, ReadView::Readable, &mut ops);
+    assert_eq!(outcome, ReadOutcome::Pending);
+    world.disk.submit(&mut ops);
+    let right = Payload::copy_padded(world.store.pool(), &content(1, block));
+    let repair = |world: &mut World, ops: &mut Vec<DeviceOp>| {
+        world.store.repair(block, version, right.clone(), ops)
+    };
+    repair(&mut world, &mut ops).unwrap();
+    repair(&mut world, &mut ops).unwrap();
+    assert!(ops.is_empty(), "a block that is read is not written");
+    assert!(read(&mut world, 4, 1).is_ok(), "reads have the content");
+    world.settle();
+    world.check_whole();
+
+    // A newer version comes while the repair waits.
+    world.disk.flip(block_at(4) + 78);
+    assert!(read(&mut world, 4, 1).is_err());
+    let outcome = (world.store).read(token, one, ReadView::Readable, &mut ops);
+    assert_eq!(outcome, ReadOutcome::Pending);
+    repair(&mut world, &mut ops).unwrap();
+    world.disk.submit(&mut ops);
+    world.append_this(RecordKind::Write, 4, 1);
+    world.submit();
+    world.settle();
+    world.commit_all();
+    world.settle();
+    world.check_whole();
+    world.events.clear();
+    // Its map page is not in memory: taken, and dropped when the page is there.
+    repair(&mut world, &mut ops).unwrap();
+    world.disk.submit(&mut ops);
+    world.settle();
+    world.check_whole();
+    let repaired = |event: &StoreEvent| matches!(event, StoreEvent::Repaired { .. });
+    assert!(!world.events.iter().any(repaired));
 }
 
 #[test]

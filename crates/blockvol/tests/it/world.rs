@@ -351,6 +351,7 @@ impl World {
                 StoreEvent::Flushed { through } => self.durable_through = through,
                 StoreEvent::CutRecorded { .. } => self.cuts_pending -= 1,
                 StoreEvent::ReadDone { token, result } => {
+                    // A test's own reads are its own to look at.
                     if let Some((range, since)) = self.reads.remove(&token) {
                         let until = self.store.readable();
                         self.check_read(range, since, until, &result.unwrap());
