@@ -270,7 +270,39 @@ impl fmt::Display for RecoveryEvent {
         if let Some(session) = self.session {
             write!(f, " session={session}")?;
         }
-        Ok(())
+        match &self.what {
+            What::HandshakeFailed(failure) => write!(f, " reason={failure:?}"),
+            What::SessionInvalidated(why)
+            | What::SessionFailed(why)
+            | What::InSyncEnded(why)
+            | What::DegradedEnded(why) => {
+                write!(f, " reason={why:?}")
+            }
+            What::PinRefused(refusal) => write!(f, " reason={:?}", refusal.reason),
+            What::BudgetEscalated(limit) => write!(f, " reason={limit:?}"),
+            What::Escalated(to) => write!(f, " reason={to:?}"),
+            What::ResourcesReleased(cause) => write!(f, " reason={cause:?}"),
+            What::SessionCreated { cause, .. } => write!(f, " cause={cause:?}"),
+            What::SenderAdded
+            | What::SenderRemoved
+            | What::SessionSuperseded { .. }
+            | What::Connected
+            | What::Handshake(_)
+            | What::PlanZeroGap
+            | What::PlanTruncateOnly { .. }
+            | What::PlanCatchUp { .. }
+            | What::PlanRebuild { .. }
+            | What::ExecStarted
+            | What::Progress { .. }
+            | What::BaseProgress { .. }
+            | What::BaseWhole { .. }
+            | What::TruncationRecorded { .. }
+            | What::Joined { .. }
+            | What::Completed { .. }
+            | What::CompletionRejected(_)
+            | What::PinBroken { .. }
+            | What::PlanCancelled => Ok(()),
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The set of senders of one volume, reconciled with its assignment.
 //!
 //! Refuses a stale assignment before any sender is touched. Mints the ids of sessions: they ascend
-//! with the store's open counter, so they never repeat across restarts.
+//! with the store's open counter, so they never repeat across restarts; whoever keeps several
+//! registries in one opening, one per reign, hands the last number on.
 
 use std::collections::BTreeMap;
 
@@ -165,6 +166,18 @@ impl Registry {
     #[must_use]
     pub fn status(&self) -> Vec<SenderStatus> {
         self.senders.values().map(Sender::status).collect()
+    }
+
+    /// The number of the last session, in the order of their making.
+    #[must_use]
+    pub const fn last_session(&self) -> u64 {
+        self.session_serial
+    }
+
+    /// Numbers sessions from `last` on: those of an earlier reign of the same opening had the
+    /// numbers through it.
+    pub fn number_after(&mut self, last: u64) {
+        self.session_serial = self.session_serial.max(last);
     }
 
     /// A session id that was never used.

@@ -521,6 +521,7 @@ impl Sender {
             Invalidation::Handshake(
                 HandshakeFailure::Overdue
                 | HandshakeFailure::ReplicaAhead
+                | HandshakeFailure::NotPromised
                 | HandshakeFailure::WrongStore
                 | HandshakeFailure::UnknownVolume
                 | HandshakeFailure::NotMember

@@ -43,6 +43,8 @@ pub enum HandshakeFailure {
     Overdue,
     /// The replica knows a newer epoch.
     ReplicaAhead,
+    /// The replica has not promised this epoch yet: its lease for another runs, or it restarted.
+    NotPromised,
     /// Another store answered than the one that has the seat.
     WrongStore,
     /// The replica does not know the volume.
