@@ -20,7 +20,7 @@ mod view;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use moorline_types::{ClusterId, Instant, ServerId, VolumeId};
+use moorline_types::{ClusterId, Epoch, Instant, ServerId, VolumeId};
 use moorline_wire::control::{
     ClientRequest, ClientResponse, EventRow, MasterToServer, Register, ServerToMaster, StoreReport,
 };
@@ -155,6 +155,8 @@ struct Volume {
     reign: Reign,
     /// Requests that wait for the transaction in flight.
     deferred: VecDeque<Deferred>,
+    /// The newest change of the in-sync set that was refused, by reign and number.
+    refused: Option<(Epoch, u64)>,
     /// Operators that wait for the volume to be made or removed.
     asks: Vec<AskId>,
     /// Stores made, or seats known to hold none, in the operation under way.
@@ -182,6 +184,7 @@ impl Volume {
             wake: None,
             reign: Reign::default(),
             deferred: VecDeque::new(),
+            refused: None,
             asks: Vec::new(),
             made: BTreeMap::new(),
             gone: BTreeSet::new(),

@@ -34,13 +34,15 @@ fn weight(what: &Happening) -> Weight {
             | Happening::PromotionDeclined { .. }
             | Happening::CommittedDataMissing(_)
             | Happening::DamagedBlock { .. }
+            | Happening::BlockNotRepaired { .. }
+            | Happening::StoreOpeningLate { .. }
             | Happening::MasterRefused { .. }
             | Happening::PeerRefused { .. }
     );
     let is_routine = matches!(
         what,
         Happening::LineTaken { .. } | Happening::Promised { .. }
-    );
+    ) || what.name() == "progress";
     match (is_grave, is_routine) {
         (true, _) => Weight::Grave,
         (false, true) => Weight::Routine,

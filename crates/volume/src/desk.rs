@@ -17,6 +17,7 @@
 
 mod merge;
 mod read;
+mod repair;
 mod zero;
 
 use std::{
@@ -26,10 +27,11 @@ use std::{
 
 use moorline_blockvol::{ReadToken, Store};
 use moorline_types::{
-    BlockCount, BlockRange, DeviceOp, Epoch, Instant, Lsn, NoQuorum, Payload, VolumeId,
+    BlockCount, BlockIndex, BlockRange, DeviceOp, Epoch, Instant, Lsn, NoQuorum, Payload, VolumeId,
 };
 use moorline_wal::{Record, block_crcs};
 
+pub(crate) use self::repair::Held;
 use self::{merge::Merge, read::Reading, zero::Plan};
 use crate::{
     client::{
@@ -38,6 +40,7 @@ use crate::{
     },
     locks::BlockLocks,
     node::Action,
+    pace::{LogRoom, Pacer},
 };
 
 /// Whom an answer goes to, and what is still to be done before it is due.
@@ -48,6 +51,8 @@ pub(crate) struct Ticket {
     since: Instant,
     /// Parts of the request that follow the one in hand.
     rest: VecDeque<ClientOp>,
+    /// How often it waited for the repair of a block.
+    repairs: u32,
 }
 
 #[derive(Debug)]
@@ -70,7 +75,7 @@ pub(crate) struct Gate {
     pub(crate) size: BlockCount,
     /// The epoch's mark is committed and the lease is live: reads and answers may go out.
     pub(crate) may_answer: Permission,
-    /// The policy can be met and the log has room: writes may be ordered.
+    /// The policy can be met: writes may be ordered, as fast as the log's room allows.
     pub(crate) may_order: Permission,
     /// Clients may be told through here; records through here are in the read index.
     pub(crate) acknowledgeable: Lsn,
@@ -120,8 +125,12 @@ pub(crate) struct Desk {
     forced: VecDeque<Ordered>,
     reads: BTreeMap<ReadToken, Reading>,
     merges: Vec<Merge>,
+    /// Reads that wait until a damaged block is repaired.
+    held: Vec<(BlockIndex, Waiting)>,
     locks: BlockLocks,
     tokens: TokenSource,
+    /// Of the batch in hand, or the last one.
+    pacer: Option<Pacer>,
     /// The highest LSN whose client was told.
     told: Lsn,
 }
@@ -140,6 +149,7 @@ impl Desk {
             request,
             since: now,
             rest: VecDeque::new(),
+            repairs: 0,
         };
         self.waiting.push_back(Waiting { ticket, op });
     }
@@ -156,6 +166,7 @@ impl Desk {
         self.reads
             .values_mut()
             .for_each(|reading| reading.forget(client));
+        (self.held).retain(|(_, entry)| entry.ticket.client != client);
         let locks = &mut self.locks;
         self.merges.retain_mut(|merge| {
             let leaves = merge.belongs_to(client);
@@ -172,10 +183,12 @@ impl Desk {
         self.ordered.clear();
         self.forced.clear();
         self.reads.clear();
+        self.held.clear();
         for mut merge in self.merges.drain(..) {
             merge.release(&mut self.locks);
         }
         self.told = Lsn::ZERO;
+        self.pacer = None;
     }
 
     /// Whether any request is waiting, in hand or unanswered.
@@ -185,11 +198,31 @@ impl Desk {
             && self.forced.is_empty()
             && self.reads.is_empty()
             && self.merges.is_empty()
+            && self.held.is_empty()
+    }
+
+    /// A token for a read that is no client's.
+    pub(crate) fn fresh_token(&mut self) -> ReadToken {
+        self.tokens.next()
     }
 
     /// The highest LSN that a client was told of.
     pub(crate) fn told(&self) -> Lsn {
         self.told
+    }
+
+    /// A batch begins at `now` with so much room in the log.
+    pub(crate) fn begin_batch(&mut self, now: Instant, room: LogRoom) {
+        self.pacer = Some(Pacer::new(now, room, self.paced_until()));
+    }
+
+    fn paced_until(&self) -> Instant {
+        self.pacer.map_or(Instant::ZERO, |pacer| pacer.next())
+    }
+
+    /// When writes that the pace held up may be ordered.
+    pub(crate) fn pace_deadline(&self) -> Option<Instant> {
+        self.pacer.and_then(|pacer| pacer.again())
     }
 
     /// Admits what the gate lets in, and answers what is due.
@@ -312,8 +345,8 @@ impl Desk {
         }
     }
 
-    /// The ordering point: gives the LSN and appends. Gives back what found no room in the log, or
-    /// no device any more: it was not ordered and waits on.
+    /// The ordering point: gives the LSN and appends. Gives back what the pace or the log has no
+    /// room for, or what finds no device any more: it was not ordered and waits on.
     fn order(
         &mut self,
         gate: &Gate,
@@ -322,8 +355,12 @@ impl Desk {
         durability: Durability,
         ticket: Ticket,
     ) -> Option<(ChangeKind, Ticket)> {
-        let lsn = store.log().head().next();
         let Change { range, kind } = change;
+        // Before its checksums are computed: while it waits it is asked again in every batch.
+        if !(self.pacer.as_mut()).is_some_and(|pacer| pacer.admit(kind.log_bytes())) {
+            return Some((kind, ticket));
+        }
+        let lsn = store.log().head().next();
         let record = match &kind {
             ChangeKind::Write(payload) => {
                 let crcs = block_crcs(gate.volume, range, payload);
@@ -470,6 +507,20 @@ enum ChangeKind {
     /// Reads as zeroes, stays allocated.
     Zero,
 }
+
+impl ChangeKind {
+    /// About what its record takes of the log's ring.
+    fn log_bytes(&self) -> u64 {
+        let content = match self {
+            Self::Write(payload) => payload.len(),
+            Self::Hole | Self::Zero => 0,
+        };
+        (content + RECORD_HEADER_BYTES) as u64
+    }
+}
+
+/// A small record's header; many share a block of the ring.
+const RECORD_HEADER_BYTES: usize = 128;
 
 fn range_of(op: &ClientOp) -> Option<ByteRange> {
     match op {

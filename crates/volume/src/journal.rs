@@ -7,7 +7,7 @@ use moorline_types::{
     BlockIndex, ConfigVersion, Epoch, Lsn, LsnRange, ServerId, StoreId, VolumeId,
 };
 
-use crate::promotion::DeclineReason;
+use crate::{node::DeviceKey, promotion::DeclineReason};
 
 /// One thing that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +34,12 @@ pub enum Happening {
     StoreRefused {
         /// Why, with what to do.
         reason: Box<str>,
+    },
+    /// A store is not open yet, and the server goes on without it: its device does not answer, or
+    /// its log is long.
+    StoreOpeningLate {
+        /// Its device.
+        device: DeviceKey,
     },
     /// A store was formatted.
     StoreCreated {
@@ -126,6 +132,16 @@ pub enum Happening {
         /// Which.
         block: BlockIndex,
     },
+    /// A damaged block was written again with a peer's copy.
+    BlockRepaired {
+        /// Which.
+        block: BlockIndex,
+    },
+    /// No peer could give a good copy of a damaged block: reads of it fail.
+    BlockNotRepaired {
+        /// Which.
+        block: BlockIndex,
+    },
     /// The master refused this server, or this server it.
     MasterRefused {
         /// Why, with what to do.
@@ -186,6 +202,7 @@ impl Happening {
         match self {
             Self::StoreOpened { .. } => "store_opened",
             Self::StoreRefused { .. } => "store_refused",
+            Self::StoreOpeningLate { .. } => "store_opening_late",
             Self::StoreCreated { .. } => "store_created",
             Self::StoreFailed { .. } => "store_failed",
             Self::LineTaken { .. } => "line_taken",
@@ -202,6 +219,8 @@ impl Happening {
             Self::Cut { .. } => "cut",
             Self::CommittedDataMissing(_) => "committed_data_missing",
             Self::DamagedBlock { .. } => "damaged_block",
+            Self::BlockRepaired { .. } => "block_repaired",
+            Self::BlockNotRepaired { .. } => "block_not_repaired",
             Self::MasterRefused { .. } => "master_refused",
             Self::PeerRefused { .. } => "peer_refused",
         }

@@ -11,6 +11,7 @@
 //! | `commit.rs` | pure: how far the policy holds |
 //! | `lease.rs` | who may promise, grant and hold what, by which clock |
 //! | `desk.rs`, `desk/` | clients' requests: ordering, read-modify-write, answers |
+//! | `pace.rs` | pure: how fast writers may fill the log |
 //! | `client.rs` | what a disk's client asks and hears |
 //! | `journal.rs` | what happened, for logs, metrics and tests |
 //! | `mutants.rs` | bugs that a simulator can plant |
@@ -26,11 +27,13 @@ mod locks;
 mod losses;
 mod mutants;
 mod node;
+mod pace;
 pub mod promotion;
 mod replica;
 
 pub use mutants::{Mutant, Mutants};
 pub use node::{
     Action, DeviceCreation, DeviceKey, Event, ExportState, LinkDirection, LinkId, Node, NodeConfig,
+    NodeReport,
 };
 pub use replica::{OnVolatileLoss, Replica};

@@ -17,7 +17,9 @@ use std::{
 
 use moorline_blockvol::FlusherConfig;
 use moorline_types::{BootId, BufferPool, ClusterId, Instant, ServerId, VolumeId};
-use moorline_wire::{Message, Refused, RefusedReason, VolumeHeader, VolumeMessage};
+use moorline_wire::{
+    Message, Refused, RefusedReason, VolumeHeader, VolumeMessage, control::ReplicaReport,
+};
 
 pub use self::{
     action::{Action, ExportState},
@@ -108,6 +110,17 @@ pub struct Node {
     stopping: Stopping,
 }
 
+/// One look at a node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeReport {
+    /// Whether the master knows this server and boot, over a connection that stands.
+    pub registered: bool,
+    /// Stores that were found and are not open yet.
+    pub stores_opening: u32,
+    /// Its replicas, by volume id, each with its volume's name.
+    pub volumes: Vec<(String, ReplicaReport)>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stopping {
     No,
@@ -144,7 +157,7 @@ impl Node {
     /// Takes in one event. What it asks for is appended to `out`, in order.
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
         match event {
-            Event::DeviceFound { device, bytes } => self.device_found(device, bytes, out),
+            Event::DeviceFound { device, bytes } => self.device_found(now, device, bytes, out),
             Event::DeviceCreated { volume, outcome } => self.device_created(volume, outcome, out),
             Event::DeviceDone { device, done } => self.device_done(now, device, done, out),
             Event::LinkUp {
@@ -234,6 +247,7 @@ impl Node {
             volumes,
             leases,
             self.links.next_deadline(),
+            self.devices.next_deadline(),
             self.master.next_deadline(),
         ]
         .into_iter()
@@ -244,6 +258,21 @@ impl Node {
     /// The volumes whose stores are open here.
     pub fn volumes(&self) -> impl Iterator<Item = &Replica> {
         self.volumes.values()
+    }
+
+    /// Everything that status and metrics say of this node.
+    #[must_use]
+    pub fn report(&self, now: Instant) -> NodeReport {
+        let volumes = self.volumes.values().map(|replica| {
+            let clients = self.clients_of(replica.volume());
+            let name = replica.store().identity().volume_name.clone();
+            (name, replica.report(&self.me, now, clients))
+        });
+        NodeReport {
+            registered: self.master.is_up(),
+            stores_opening: self.devices.opening_count(),
+            volumes: volumes.collect(),
+        }
     }
 
     /// One volume's replica.
@@ -370,6 +399,7 @@ impl Node {
 
     fn deadline(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.links.dial_due(now, out);
+        self.openings_deadline(now, out);
         let due: Vec<VolumeId> = self
             .volumes
             .iter()

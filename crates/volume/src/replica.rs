@@ -21,6 +21,7 @@ mod fetching;
 mod follow;
 mod lines;
 mod memory;
+mod mending;
 mod messages;
 mod reign;
 mod report;
@@ -42,10 +43,10 @@ use moorline_wire::{
     VoteClaim,
 };
 
-use self::streams::ReadFor;
 pub(crate) use self::{
     candidate::Candidate, follow::Follower, lines::PendingPromise, reign::Reign,
 };
+use self::{mending::Mending, streams::ReadFor};
 use crate::{
     desk::Desk,
     journal::{Happening, NodeEvent, StepDownReason},
@@ -134,6 +135,9 @@ pub struct Replica {
     led: Epoch,
     serial: u64,
     reads: BTreeMap<ReadId, ReadFor>,
+    mending: Mending,
+    /// The number of the last session with a peer, in any reign of this opening.
+    sessions: u64,
     lease_urge: LeaseUrge,
     stopping: Stopping,
 }
@@ -201,6 +205,8 @@ impl Replica {
             led: Epoch::ZERO,
             serial: 0,
             reads: BTreeMap::new(),
+            mending: Mending::default(),
+            sessions: 0,
             lease_urge: LeaseUrge::None,
             stopping: Stopping::No,
             store,
@@ -267,7 +273,10 @@ impl Replica {
         self.retry_pending_promise(ctx);
         match &mut self.role {
             Role::Candidate(_) => self.candidate_tick(ctx),
-            Role::Reign(_) => self.reign_tick(ctx),
+            Role::Reign(_) => {
+                self.reign_tick(ctx);
+                self.mend(ctx);
+            }
             Role::Idle | Role::Follower(_) => {}
         }
     }
@@ -279,15 +288,22 @@ impl Replica {
             Role::Idle | Role::Follower(_) => None,
         };
         let promise = self.pending_promise.as_ref().map(PendingPromise::due);
-        [self.store.next_deadline(), own, promise]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.store.next_deadline(),
+            own,
+            promise,
+            self.mending.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Once per batch: forms log frames, ships, answers, and hands the operations to the driver.
     pub(crate) fn submit(&mut self, ctx: &mut Ctx<'_>) {
         if matches!(self.role, Role::Reign(_)) {
+            // A peer that could not be asked may be there again.
+            self.mend(ctx);
             self.run_desk(ctx);
             self.ship(ctx);
         }
@@ -325,7 +341,8 @@ impl Replica {
                 self.on_client_status(ctx, token, result);
             }
             StoreEvent::CheckpointMoved { .. } => self.candidate_progress(ctx),
-            StoreEvent::Repaired { .. } | StoreEvent::Applied { .. } => {}
+            StoreEvent::Repaired { block } => self.on_repaired(ctx, block),
+            StoreEvent::Applied { .. } => {}
             StoreEvent::ShutDown => self.stopping = Stopping::AtRest,
             StoreEvent::Failed { fault } => self.on_store_failed(ctx, &fault),
         }
@@ -389,12 +406,14 @@ impl Replica {
             Role::Candidate(candidate) => candidate.reign.epoch,
             Role::Reign(reign) => {
                 reign.release(ctx);
+                self.sessions = reign.registry.last_session();
                 reign.id.epoch
             }
             Role::Idle | Role::Follower(_) => return,
         };
         self.role = Role::Idle;
         self.desk.abandon();
+        self.mending.abandon();
         self.store.set_lowest_peer(None);
         self.note(ctx, Happening::SteppedDown { epoch, reason });
         self.tell_master_of_step_down(ctx, epoch, reason);

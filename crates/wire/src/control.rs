@@ -14,9 +14,9 @@ use moorline_types::{
 use serde::{Deserialize, Serialize};
 
 pub use report::{
-    FollowedPrimary, LimitedBy, LineVersion, MarkState, PeerReport, PeerState, PinKind, PinReport,
-    ReplicaReport, ReplicaRole, Serving, SessionCause, SessionKind, SessionPhase, SessionReport,
-    StoreReport,
+    DamageReport, FollowedPrimary, LimitedBy, LineVersion, LogHolder, MarkState, PeerReport,
+    PeerState, PinKind, PinReport, ReplicaReport, ReplicaRole, Serving, SessionCause, SessionKind,
+    SessionPhase, SessionReport, SlowWrites, StoreReport,
 };
 pub use status::{
     ClusterStatus, EventCause, EventKind, EventRow, Health, PinStatus, ReplicaState, ReplicaStatus,
@@ -109,6 +109,10 @@ pub struct Heartbeat {
     pub sent_ns: u64,
     /// All of its replicas.
     pub volumes: Vec<ReplicaReport>,
+    /// Stores of this server that are not open yet, of volumes not known: their devices do not
+    /// answer, or their logs are long.
+    #[serde(default)]
+    pub stores_opening: u32,
 }
 
 /// Asks for another in-sync set by compare-and-set.

@@ -231,6 +231,16 @@ fn report() -> ReplicaReport {
             holder: "3-1".into(),
             age_ms: 5,
         }],
+        log_fill_percent: 81,
+        writes_slowed: Some(SlowWrites {
+            bytes_per_s: 9,
+            log_held_by: LogHolder::Flusher,
+        }),
+        damage: DamageReport {
+            found: 3,
+            repaired: 1,
+            lost: 2,
+        },
     }
 }
 
@@ -239,6 +249,7 @@ fn control_messages() -> Vec<Message> {
     let to_server = |m| Message::MasterToServer(Box::new(m));
     vec![
         to_master(ServerToMaster::Heartbeat(Heartbeat {
+            stores_opening: 0,
             seq: 1,
             sent_ns: 2,
             volumes: vec![report()],

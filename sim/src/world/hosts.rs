@@ -491,6 +491,9 @@ impl World {
             Happening::StoreFailed { reason } => format!("its store failed: {reason}"),
             Happening::StoreRefused { reason } => format!("its store is refused: {reason}"),
             Happening::StoreCreated { .. }
+            | Happening::StoreOpeningLate { .. }
+            | Happening::BlockRepaired { .. }
+            | Happening::BlockNotRepaired { .. }
             | Happening::LineTaken { .. }
             | Happening::LineRefused { .. }
             | Happening::Promised { .. }

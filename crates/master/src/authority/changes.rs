@@ -48,6 +48,26 @@ enum Verdict {
     Change(Box<VolumeRecord>, EventKind),
 }
 
+impl Volume {
+    /// Whether this very change, or one asked for after it, was refused in the same reign.
+    ///
+    /// A primary asks again while it has no answer, so a copy of a refused change may still be on
+    /// its way. By then it requires no more what that change would record (`JOIN-4`).
+    fn was_refused(&self, change: &ChangeConfig) -> bool {
+        (self.refused).is_some_and(|(epoch, id)| epoch == change.epoch && change.request_id <= id)
+    }
+
+    fn note_refused(&mut self, by: &ServerId, request: &Request) {
+        let leads = |(server, _): &(ServerId, _)| server == by;
+        if let Request::Config(change) = request
+            && self.record.line.primary.as_ref().is_some_and(leads)
+            && self.record.line.epoch == change.epoch
+        {
+            self.refused = self.refused.max(Some((change.epoch, change.request_id)));
+        }
+    }
+}
+
 impl Authority {
     pub(super) fn on_change_config(
         &mut self,
@@ -85,6 +105,7 @@ impl Authority {
             return self.answer_refused(id, link, request_id, reason, out);
         };
         if volume.deferred.len() >= DEFERRED_MAX {
+            volume.note_refused(server, &request);
             let reason = ChangeConfigRefusal::OtherVersion;
             return self.answer_refused(id, link, request_id, reason, out);
         }
@@ -117,6 +138,10 @@ impl Authority {
             };
             let request_id = request.id();
             let verdict = match &request {
+                // A copy of what was refused: whoever asked goes by that answer.
+                Request::Config(change) if volume.was_refused(change) => {
+                    Err(ChangeConfigRefusal::OtherVersion)
+                }
                 Request::Config(change) => self.judge_config(volume, &server, change),
                 Request::Vote(change) => self.judge_vote(volume, &server, change),
             };
@@ -128,7 +153,12 @@ impl Authority {
                     self.propose_volume(id, *record, purpose, Vec::new(), out);
                     return true;
                 }
-                Err(reason) => self.answer_refused(id, link, request_id, reason, out),
+                Err(reason) => {
+                    if let Some(volume) = self.volumes.get_mut(&id) {
+                        volume.note_refused(&server, &request);
+                    }
+                    self.answer_refused(id, link, request_id, reason, out);
+                }
             }
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct Link {
     pub(super) phase: LinkPhase,
     pub(super) reports: BTreeMap<VolumeId, ReplicaReport>,
     pub(super) stores: BTreeMap<VolumeId, StoreReport>,
+    /// Stores that it is still opening, of volumes that it does not know yet.
+    pub(super) stores_opening: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +77,7 @@ impl Authority {
             last_heard: self.now,
             phase: LinkPhase::Recording,
             reports: BTreeMap::new(),
+            stores_opening: 0,
             stores: stores.map(|store| (store.volume, store.clone())).collect(),
             register,
         };
@@ -315,6 +318,7 @@ impl Authority {
         for report in &heartbeat.volumes {
             link.stores.insert(report.volume, store_of(report));
         }
+        link.stores_opening = heartbeat.stores_opening;
         let reports = heartbeat.volumes.into_iter();
         link.reports = reports.map(|report| (report.volume, report)).collect();
         let mut granted = Vec::new();

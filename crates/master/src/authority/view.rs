@@ -2,9 +2,9 @@
 
 use moorline_types::{ServerId, VolumeId};
 use moorline_wire::control::{
-    ClientError, ClientResponse, ClusterStatus, Health, PeerReport, PinStatus, ReplicaReport,
-    ReplicaRole, ReplicaState, ReplicaStatus, ServerState, ServerStatus, Serving, SessionReport,
-    SessionStatus, VolumeStatus, VolumeSummary,
+    ClientError, ClientResponse, ClusterStatus, Health, LogHolder, PeerReport, PinStatus,
+    ReplicaReport, ReplicaRole, ReplicaState, ReplicaStatus, ServerState, ServerStatus, Serving,
+    SessionReport, SessionStatus, SlowWrites, VolumeStatus, VolumeSummary,
 };
 
 use super::{Authority, Volume, reign::has_mark};
@@ -136,7 +136,10 @@ impl Authority {
             VolumePhase::Creating { .. } => "its stores are being made",
             VolumePhase::RollingBack { .. } => "its creation failed and is being undone",
             VolumePhase::Deleting { .. } => "it is being deleted",
-            VolumePhase::Live if serving => return None,
+            VolumePhase::Live if serving => {
+                let slow = self.primary_report(volume)?.writes_slowed?;
+                return Some(slow_words(slow));
+            }
             VolumePhase::Live => match volume.reign.hindrance() {
                 Some(Hindrance::OldCopy(_)) => {
                     "a replica knows a newer assignment than this master: the master's directory is an old copy, put the current one back"
@@ -182,7 +185,7 @@ impl Authority {
         };
         let Some(report) = link.reports.get(&id) else {
             let known = link.stores.contains_key(&id);
-            return if known || !volume.is_live() {
+            return if known || link.stores_opening > 0 || !volume.is_live() {
                 ReplicaState::Opening
             } else {
                 ReplicaState::Missing
@@ -230,6 +233,9 @@ impl Authority {
             lag_bytes: peer.map(|peer| peer.lag_bytes).or(leads.then_some(0)),
             session: peer.and_then(|peer| peer.session.as_ref()).map(session),
             pins: report.map_or_else(Vec::new, pins),
+            log_fill_percent: report.map(|report| report.log_fill_percent),
+            writes_slowed: report.and_then(|report| report.writes_slowed),
+            damage: report.map(|report| report.damage),
         }
     }
 
@@ -274,6 +280,19 @@ impl Authority {
     #[must_use]
     pub fn volume_id(&self, name: &str) -> Option<VolumeId> {
         self.by_name(name).map(|(id, _)| id)
+    }
+}
+
+/// Without figures, which change from one report to the next: they stand beside the replica.
+fn slow_words(slow: SlowWrites) -> String {
+    let why = match slow.log_held_by {
+        LogHolder::Flusher => "the primary's device takes records slower than clients write",
+        LogHolder::Pin => "a replica that catches up needs what it holds (see the pins)",
+        LogHolder::Peer => "a replica lags behind and needs what it holds",
+    };
+    match slow.bytes_per_s {
+        0 => format!("writes wait, because the primary's log is full: {why}"),
+        _ => format!("writes are slowed, because the primary's log fills up: {why}"),
     }
 }
 

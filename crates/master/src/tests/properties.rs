@@ -148,8 +148,9 @@ fn run(world: &mut World, policy: Policy, step: &Step) {
                     server: sid(*m),
                     boot: world.servers[&sid(*m)].boot,
                 });
+                world.requests += 1;
                 let change = ChangeConfig {
-                    request_id: 1,
+                    request_id: world.requests,
                     volume: id,
                     epoch,
                     expected_config: moorline_types::ConfigVersion::new(version),

@@ -80,6 +80,7 @@ fn a_server_is_who_it_proved_to_be_and_registers_once() {
     world.say_on(
         conn,
         ServerToMaster::Heartbeat(Heartbeat {
+            stores_opening: 0,
             seq: 1,
             sent_ns: 0,
             volumes: Vec::new(),

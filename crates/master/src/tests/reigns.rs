@@ -432,8 +432,9 @@ fn a_request_waits_for_the_transaction_in_flight_and_is_judged_after_it() {
             server: sid(*m),
             boot: world.servers[&sid(*m)].boot,
         });
+        world.requests += 1;
         let change = ChangeConfig {
-            request_id: 9,
+            request_id: world.requests,
             volume: id,
             epoch,
             expected_config: config,
@@ -449,6 +450,24 @@ fn a_request_waits_for_the_transaction_in_flight_and_is_judged_after_it() {
         ChangeConfigRefusal::OtherVersion
     );
     assert_eq!(world.line(id).in_sync, [sid(1), sid(2)]);
+}
+
+#[test]
+fn a_copy_of_a_refused_change_is_refused_though_it_would_fit_by_then() {
+    let mut world = World::new(3);
+    let id = world.serve(Policy::SyncAll, 3);
+    let first = world.line(id).config;
+    let late = (id, first.next());
+    let early = world.change_as(20, 1, late, &[1, 2]);
+    assert_eq!(refused(early), ChangeConfigRefusal::OtherVersion);
+    let other = world.change_as(21, 1, (id, first), &[1, 3]);
+    assert!(matches!(other, ChangeConfigResult::Recorded(_)));
+    // Whoever asked gave it up at the refusal, and requires server 2 no more.
+    let copy = world.change_as(20, 1, late, &[1, 2]);
+    assert_eq!(refused(copy), ChangeConfigRefusal::OtherVersion);
+    assert_eq!(world.line(id).in_sync, [sid(1), sid(3)]);
+    let next = world.change_as(22, 1, late, &[1, 2, 3]);
+    assert!(matches!(next, ChangeConfigResult::Recorded(_)));
 }
 
 #[test]

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) starts: u64,
     next_conn: u64,
     next_id: u128,
+    /// Changes asked for: no number is given twice.
+    pub(super) requests: u64,
     /// Every line ever told, by what orders it.
     pub(super) lines: BTreeMap<(VolumeId, Epoch, ConfigVersion), AssignmentLine>,
     /// Until when each reign's holder may take its lease as granted.
@@ -80,6 +82,7 @@ impl World {
             master: None,
             servers: BTreeMap::new(),
             inbox: Vec::new(),
+            requests: 100,
             closed: Vec::new(),
             stopped: None,
             held: Vec::new(),
@@ -341,6 +344,7 @@ impl World {
         let sim = &self.servers[&sid(n)];
         let volumes = sim.stores.values().map(|s| s.report.clone()).collect();
         let heartbeat = Heartbeat {
+            stores_opening: 0,
             seq: 1,
             sent_ns: self.now.as_nanos(),
             volumes,
@@ -543,13 +547,25 @@ impl World {
         expected: ConfigVersion,
         set: &[u32],
     ) -> ChangeConfigResult {
+        self.requests += 1;
+        self.change_as(self.requests, n, (id, expected), set)
+    }
+
+    /// Asks for a change by the number that it has, or had before.
+    pub(super) fn change_as(
+        &mut self,
+        request_id: u64,
+        n: u32,
+        (id, expected): (VolumeId, ConfigVersion),
+        set: &[u32],
+    ) -> ChangeConfigResult {
         let epoch = self.line(id).epoch;
         let in_sync = set.iter().map(|m| InSyncMember {
             server: sid(*m),
             boot: self.servers[&sid(*m)].boot,
         });
         let change = ChangeConfig {
-            request_id: 9,
+            request_id,
             volume: id,
             epoch,
             expected_config: expected,
@@ -633,5 +649,8 @@ fn fresh_report(volume: VolumeId, store: StoreId, boot: BootId) -> ReplicaReport
         copies: None,
         peers: Vec::new(),
         pins: Vec::new(),
+        log_fill_percent: 0,
+        writes_slowed: None,
+        damage: moorline_wire::control::DamageReport::default(),
     }
 }

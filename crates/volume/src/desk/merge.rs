@@ -1,7 +1,7 @@
 //! Read-modify-write: completes a ragged write to whole blocks.
 
 use moorline_blockvol::{ReadFault, ReadOutcome, ReadToken, ReadView, Segment, Store};
-use moorline_types::{BLOCK_SIZE, BlockRange, DeviceOp, PageBuf, Payload};
+use moorline_types::{BLOCK_SIZE, BlockIndex, BlockRange, DeviceOp, PageBuf, Payload};
 
 use super::{
     Desk, Ticket, TokenSource, answer, covering,
@@ -144,6 +144,19 @@ impl Merge {
             }
         }
         Ok(())
+    }
+
+    /// An edge that could not be read waits for the repair of its block.
+    pub(super) fn hold_edge(&mut self, token: ReadToken) -> bool {
+        let edge = self.take_read(token);
+        self.wanted.extend(edge);
+        edge.is_some()
+    }
+
+    /// Whether an edge waits for `block`.
+    pub(super) fn waits_for(&self, block: BlockIndex) -> bool {
+        let of_block = |edge: &Edge| self.edge_block(*edge).first() == block;
+        self.wanted.iter().any(of_block)
     }
 
     fn edge_block(&self, edge: Edge) -> BlockRange {

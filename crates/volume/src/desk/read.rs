@@ -17,9 +17,9 @@ use crate::{
 /// A read on the device.
 #[derive(Debug)]
 pub(super) struct Reading {
-    range: ByteRange,
+    pub(super) range: ByteRange,
     /// None once its client left.
-    ticket: Option<Ticket>,
+    pub(super) ticket: Option<Ticket>,
 }
 
 impl Reading {

@@ -39,6 +39,7 @@ enum State {
         opening: Box<StoreOpening>,
         origin: Origin,
         line: Option<AssignmentLine>,
+        patience: Patience,
     },
     Formatting {
         formatting: Box<Formatting>,
@@ -49,6 +50,18 @@ enum State {
     /// It holds no store that this node may open.
     Refused,
 }
+
+/// Whether the server's registration waits for a store that is being opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Patience {
+    Until(Instant),
+    /// Its device does not answer, or its log is long: the other volumes go on without it.
+    Gone,
+}
+
+/// A registration waits for an opening store for so many device operations' time: one that hangs,
+/// and what was to follow it.
+const PATIENCE_IN_OPERATIONS: u32 = 2;
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -73,29 +86,81 @@ impl Devices {
         self.creating.contains_key(&volume) || self.states.values().any(made_for)
     }
 
-    /// Whether a store that was found is still being opened.
-    pub(super) fn any_opening(&self) -> bool {
-        self.states.values().any(|state| {
-            matches!(
-                state,
-                State::Opening {
-                    origin: Origin::Found,
-                    ..
-                }
-            )
+    /// How the openings of stores that were found are waited for.
+    fn openings(&self) -> impl Iterator<Item = Patience> {
+        self.states.values().filter_map(|state| match state {
+            State::Opening {
+                origin: Origin::Found,
+                patience,
+                ..
+            } => Some(*patience),
+            State::Opening { .. } | State::Formatting { .. } | State::Open(_) | State::Refused => {
+                None
+            }
         })
+    }
+
+    /// Stores that were found and are still being opened.
+    pub(super) fn opening_count(&self) -> u32 {
+        u32::try_from(self.openings().count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the opening of a store that was found is still waited for.
+    pub(super) fn any_opening(&self) -> bool {
+        self.openings().any(|patience| patience != Patience::Gone)
+    }
+
+    /// When the first of them is waited for no longer.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let due = self.openings().filter_map(|patience| match patience {
+            Patience::Until(at) => Some(at),
+            Patience::Gone => None,
+        });
+        due.min()
+    }
+
+    /// Waits no longer for those that had their time.
+    fn lose_patience(&mut self, now: Instant) -> Vec<DeviceKey> {
+        let mut late = Vec::new();
+        for (device, state) in &mut self.states {
+            if let State::Opening {
+                origin: Origin::Found,
+                patience,
+                ..
+            } = state
+                && matches!(*patience, Patience::Until(at) if at <= now)
+            {
+                *patience = Patience::Gone;
+                late.push(*device);
+            }
+        }
+        late
     }
 }
 
 impl Node {
-    pub(super) fn device_found(&mut self, device: DeviceKey, bytes: u64, out: &mut Vec<Action>) {
-        self.open_device(device, bytes, Origin::Found, None, out);
+    pub(super) fn device_found(
+        &mut self,
+        now: Instant,
+        device: DeviceKey,
+        bytes: u64,
+        out: &mut Vec<Action>,
+    ) {
+        self.open_device(now, (device, bytes), Origin::Found, None, out);
+    }
+
+    /// Stores whose opening takes too long hold up nobody else: they join when they are open.
+    pub(super) fn openings_deadline(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for device in self.devices.lose_patience(now) {
+            Self::note(None, Happening::StoreOpeningLate { device }, out);
+        }
+        self.register_when_opened(out);
     }
 
     fn open_device(
         &mut self,
-        device: DeviceKey,
-        bytes: u64,
+        now: Instant,
+        (device, bytes): (DeviceKey, u64),
         origin: Origin,
         line: Option<AssignmentLine>,
         out: &mut Vec<Action>,
@@ -112,10 +177,12 @@ impl Node {
         let mut ops = Vec::new();
         match StoreOpening::new(options, &mut ops) {
             Ok(opening) => {
+                let patience = self.config.operation_timeout * PATIENCE_IN_OPERATIONS;
                 let state = State::Opening {
                     opening: Box::new(opening),
                     origin,
                     line,
+                    patience: Patience::Until(now.after(patience)),
                 };
                 self.devices.states.insert(device, state);
             }
@@ -149,6 +216,7 @@ impl Node {
                 opening,
                 origin,
                 line,
+                patience: _,
             }) => {
                 let Some(result) = opening.on_done(now, done, &mut ops) else {
                     push_ops(device, ops, out);
@@ -177,6 +245,7 @@ impl Node {
                         self.store_refused(device, &error, out);
                     }
                 }
+                self.settle_unwanted(out);
                 self.register_when_opened(out);
             }
             Some(State::Formatting {
@@ -191,7 +260,9 @@ impl Node {
                 let (bytes, line) = (*bytes, line.clone());
                 push_ops(device, ops, out);
                 match result {
-                    Ok(()) => self.open_device(device, bytes, Origin::Formatted, Some(line), out),
+                    Ok(()) => {
+                        self.open_device(now, (device, bytes), Origin::Formatted, Some(line), out);
+                    }
                     Err(error) => {
                         self.devices.states.insert(device, State::Refused);
                         self.create_failed(line.volume, create_error(&error), out);
@@ -360,7 +431,8 @@ impl Node {
 
     pub(super) fn delete_store(&mut self, now: Instant, volume: VolumeId, out: &mut Vec<Action>) {
         let Some(replica) = self.volumes.get(&volume) else {
-            if self.devices.is_making(volume) {
+            // A store that is still being opened may be this volume's.
+            if self.devices.is_making(volume) || self.devices.opening_count() > 0 {
                 self.devices.unwanted.insert(volume);
             } else {
                 out.push(Action::TellMaster(ServerToMaster::DeletedStore { volume }));
@@ -369,6 +441,21 @@ impl Node {
         };
         self.devices.deleting.insert(volume, replica.device());
         self.with(now, volume, out, |replica, ctx| replica.retire(ctx));
+    }
+
+    /// Once every store that was found is open or refused, what is to be deleted and not there is
+    /// gone.
+    fn settle_unwanted(&mut self, out: &mut Vec<Action>) {
+        if self.devices.opening_count() > 0 {
+            return;
+        }
+        for volume in std::mem::take(&mut self.devices.unwanted) {
+            if self.devices.is_making(volume) {
+                self.devices.unwanted.insert(volume);
+            } else if !self.volumes.contains_key(&volume) {
+                out.push(Action::TellMaster(ServerToMaster::DeletedStore { volume }));
+            }
+        }
     }
 
     /// Removes deleted stores that came to rest.

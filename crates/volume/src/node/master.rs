@@ -70,6 +70,10 @@ impl MasterLink {
         self.unanswered.clear();
     }
 
+    pub(super) fn is_up(&self) -> bool {
+        self.state == LinkState::Up
+    }
+
     fn note_sent(&mut self, now: Instant) {
         self.unanswered.push_back((self.sequence, now));
         if self.unanswered.len() > UNANSWERED_MAX {
@@ -130,7 +134,8 @@ impl Node {
         self.register_when_opened(out);
     }
 
-    /// Registers once every store that was found is open or refused: a registration names them all.
+    /// Registers once every store that was found is open, refused or late: what opens later joins
+    /// with the next heartbeat.
     pub(super) fn register_when_opened(&mut self, out: &mut Vec<Action>) {
         if self.master.state != LinkState::Waiting || self.devices.any_opening() {
             return;
@@ -216,7 +221,7 @@ impl Node {
         }
     }
 
-    fn clients_of(&self, volume: VolumeId) -> u32 {
+    pub(super) fn clients_of(&self, volume: VolumeId) -> u32 {
         let attached = self.attached.values().filter(|to| **to == volume).count();
         u32::try_from(attached).unwrap_or(u32::MAX)
     }
@@ -239,6 +244,7 @@ impl Node {
             seq: self.master.sequence,
             sent_ns: now.as_nanos(),
             volumes,
+            stores_opening: self.devices.opening_count(),
         };
         out.push(Action::TellMaster(ServerToMaster::Heartbeat(heartbeat)));
     }

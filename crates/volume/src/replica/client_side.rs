@@ -1,14 +1,14 @@
 //! Clients of a primary: the gate that the desk works behind.
 
-use moorline_blockvol::{ReadFault, ReadToken, Segment, StatusRun};
-use moorline_types::{BlockCount, Epoch};
+use moorline_blockvol::{BlockVersion, ReadFault, ReadToken, Segment, StatusRun};
+use moorline_types::{BlockCount, Epoch, Instant};
 
 use super::{Ctx, Replica, Role};
 use crate::{
     client::{ClientError, ClientId, ClientReply, ClientRequest},
-    desk::{Gate, Permission},
-    journal::Happening,
+    desk::{Gate, Held, Permission},
     node::Action,
+    pace::LogRoom,
 };
 
 impl Replica {
@@ -37,8 +37,14 @@ impl Replica {
         token: ReadToken,
         result: Result<Vec<Segment>, ReadFault>,
     ) {
-        if let Err(ReadFault::Damaged { block, .. }) = &result {
-            self.note(ctx, Happening::DamagedBlock { block: *block });
+        let Some(result) = self.answer_block_read(ctx, token, result) else {
+            return;
+        };
+        if let Err(ReadFault::Damaged { block, lsn, crc }) = result {
+            let version = BlockVersion { lsn, crc };
+            if self.on_damaged_block(ctx, token, (block, version)) == Held::Yes {
+                return;
+            }
         }
         let gate = self.gate(ctx);
         self.desk.read_done(&gate, token, result, ctx.out);
@@ -59,8 +65,17 @@ impl Replica {
             return;
         }
         let gate = self.gate(ctx);
+        self.desk.begin_batch(ctx.now, self.log_room(ctx.now));
         self.desk
             .run(&gate, &mut self.store, &mut self.ops, ctx.out);
+    }
+
+    pub(super) fn log_room(&self, now: Instant) -> LogRoom {
+        LogRoom {
+            capacity_bytes: self.store.log().capacity_bytes(),
+            used_bytes: self.store.log().used_bytes(),
+            drain_rate: self.store.drain_rate(now),
+        }
     }
 
     /// What is allowed right now. Every answer passes a gate of its own instant (`INV-8`).
@@ -71,7 +86,7 @@ impl Replica {
         };
         let healthy = self.store.failed().is_none();
         let may_answer = serves && healthy && self.lease_is_live(ctx);
-        let may_order = may_answer && self.log_has_room() && self.policy_can_be_met(ctx);
+        let may_order = may_answer && self.policy_can_be_met(ctx);
         let (acknowledgeable, committed) = self.reach();
         Gate {
             volume: self.volume,

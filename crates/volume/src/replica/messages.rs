@@ -31,7 +31,10 @@ impl Replica {
             VolumeMessage::PromiseRequest(request) => {
                 self.on_promise_request(ctx, link, from, header, &request);
             }
-            VolumeMessage::Promise(facts) => self.on_promise(ctx, from, header, *facts),
+            VolumeMessage::Promise(facts) => {
+                self.on_late_promise(ctx, from, header);
+                self.on_promise(ctx, from, header, *facts);
+            }
             VolumeMessage::PromiseRefused(refused) => {
                 self.on_promise_refused(ctx, from, header, refused);
             }
@@ -54,11 +57,12 @@ impl Replica {
             }
             VolumeMessage::Fetch(fetch) => self.on_fetch(ctx, link, from, header, fetch),
             VolumeMessage::Fetched(fetched) => self.on_fetched(ctx, from, header, fetched),
-            // Nobody here asks for blocks; a peer that does hears that it cannot be had here.
-            VolumeMessage::FetchBlock(_) => {
-                self.refuse(ctx, link, header, RefusedReason::WrongRole);
+            VolumeMessage::FetchBlock(fetch) => {
+                self.on_fetch_block(ctx, link, from, header, fetch);
             }
-            VolumeMessage::FetchedBlock(_) => {}
+            VolumeMessage::FetchedBlock(fetched) => {
+                self.on_fetched_block(ctx, from, header, fetched);
+            }
             VolumeMessage::Refused(refused) => self.on_refused(ctx, from, header, &refused),
         }
     }
@@ -81,6 +85,7 @@ impl Replica {
     pub(crate) fn on_link_down(&mut self, ctx: &mut Ctx<'_>, link: LinkId, peer: &Peer) {
         self.owed.retain(|owed| *owed != link);
         self.forget_reads_for(link);
+        self.mending.forget_link(link);
         self.follower_link_down(link);
         if peer.direction == LinkDirection::Dialed {
             self.reign_link_down(ctx, link, &peer.server);

@@ -37,9 +37,6 @@ const CHANGE_AGAIN: Duration = Duration::from_millis(500);
 /// Between two attempts to begin a session with a peer whose link stands.
 const SESSION_AGAIN: Duration = Duration::from_millis(300);
 
-/// Writers stop when the log is this full; the rest is for marks, cuts and the flusher.
-const LOG_FULL_PERCENT: u8 = 90;
-
 /// A primary, from its mark on.
 #[derive(Debug)]
 pub(crate) struct Reign {
@@ -51,6 +48,8 @@ pub(crate) struct Reign {
     pub(super) asked: EngineActions,
     pub(super) streams: BTreeMap<ServerId, Stream>,
     pub(super) peers: BTreeMap<ServerId, PeerSeen>,
+    /// Peers that have not promised this epoch, as they said: they take no session before.
+    pub(super) unpromised: BTreeSet<ServerId>,
     /// Peers whose growth into the in-sync set is to be recorded.
     pub(super) growing: BTreeSet<ServerId>,
     /// Peers dropped by a line that not everybody who remains has persisted: still required.
@@ -127,6 +126,7 @@ impl Reign {
             asked: Vec::new(),
             streams: BTreeMap::new(),
             peers: BTreeMap::new(),
+            unpromised: BTreeSet::new(),
             growing: BTreeSet::new(),
             outgoing: Vec::new(),
             lost_since: BTreeMap::new(),
@@ -174,6 +174,7 @@ impl Reign {
         let unsettled = self.has_idle_peer() || !self.growing.is_empty();
         let again = unsettled.then_some(self.again_at);
         [
+            desk.pace_deadline(),
             self.registry.next_deadline(),
             self.announce_at,
             waiting,
@@ -213,6 +214,7 @@ impl Replica {
         let Role::Reign(reign) = &mut self.role else {
             return;
         };
+        reign.registry.number_after(self.sessions);
         reign.committed = self.store.committed();
         reign.acknowledgeable = reign.committed;
         self.urge_lease();
@@ -476,10 +478,6 @@ impl Replica {
             .map(far)
             .collect();
         reign.rule(line).reach(own, &seats).committed.is_some()
-    }
-
-    pub(super) fn log_has_room(&self) -> bool {
-        self.store.log().fill() < LOG_FULL_PERCENT
     }
 
     /// The frontiers that clients are told by.

@@ -4,17 +4,18 @@ use moorline_engine::{
     Bucket, Cause as EngineCause, PhaseName, Progress, SenderStatus, SessionKind as EngineKind,
 };
 use moorline_types::{AssignmentLine, Epoch, Instant, Lsn, ServerId};
+use moorline_wal::ReclaimLimit;
 use moorline_wire::control::{
-    FollowedPrimary, LineVersion, MarkState, PeerReport, PeerState, PinKind, PinReport,
+    FollowedPrimary, LineVersion, LogHolder, MarkState, PeerReport, PeerState, PinKind, PinReport,
     ReplicaReport, ReplicaRole, Serving, SessionCause, SessionKind, SessionPhase, SessionReport,
-    StoreReport,
+    SlowWrites, StoreReport,
 };
 
 use super::{
     Me, Replica, Role,
     reign::{Reign, ReignPhase},
 };
-use crate::node::ReportKey;
+use crate::{node::ReportKey, pace::Pace};
 
 impl Replica {
     /// Who the store is: part of the registration.
@@ -95,7 +96,27 @@ impl Replica {
                 .map(|reign| self.peer_reports(reign))
                 .unwrap_or_default(),
             pins: self.pin_reports(now),
+            log_fill_percent: self.store.fill(),
+            writes_slowed: reign.and_then(|_| self.slow_writes(now)),
+            damage: self.mending.report(),
         }
+    }
+
+    fn slow_writes(&self, now: Instant) -> Option<SlowWrites> {
+        let bytes_per_s = match self.log_room(now).pace() {
+            Pace::Free => return None,
+            Pace::Slowed { bytes_per_s } => bytes_per_s,
+            Pace::Stopped => 0,
+        };
+        let log_held_by = match self.store.log_limit() {
+            ReclaimLimit::Checkpoint => LogHolder::Flusher,
+            ReclaimLimit::Pin => LogHolder::Pin,
+            ReclaimLimit::Peer(_) => LogHolder::Peer,
+        };
+        Some(SlowWrites {
+            bytes_per_s,
+            log_held_by,
+        })
     }
 
     fn reported_role(&self) -> ReplicaRole {

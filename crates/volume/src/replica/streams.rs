@@ -169,6 +169,7 @@ impl Replica {
             };
             let asked = std::mem::take(&mut reign.asked);
             if asked.is_empty() {
+                self.sessions = reign.registry.last_session();
                 reign.drop_ended_streams();
                 return;
             }
@@ -498,10 +499,22 @@ impl Replica {
         let _answer = reign
             .registry
             .handle(ctx.now, peer, event, &mut reign.asked);
+        reign.unpromised.remove(peer);
         reign.streams.remove(peer);
         reign.growing.remove(peer);
         self.do_engine(ctx);
         self.advance(ctx);
+    }
+
+    /// A member promised this epoch at last: it can take a session now.
+    pub(super) fn on_late_promise(&mut self, ctx: &mut Ctx<'_>, from: &Peer, header: VolumeHeader) {
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        if header.epoch == reign.id.epoch && reign.unpromised.remove(&from.server) {
+            self.begin_sessions(ctx);
+            self.do_engine(ctx);
+        }
     }
 
     /// Begins a session with each peer that has none and whose link stands.
@@ -519,6 +532,14 @@ impl Replica {
             .collect();
         for server in idle {
             if ctx.links.dialed(&server).is_none() {
+                continue;
+            }
+            let Role::Reign(reign) = &mut self.role else {
+                return;
+            };
+            // It would refuse the session: only the promise is asked for again.
+            if reign.unpromised.contains(&server) {
+                self.ask_late_promise(ctx, &server);
                 continue;
             }
             let what = (SessionKind::CatchUp, Cause::Reconnect);
@@ -699,8 +720,8 @@ impl Replica {
                 RefusedReason::NotMember => HandshakeFailure::NotMember,
                 RefusedReason::WrongStore { .. } => HandshakeFailure::WrongStore,
                 RefusedReason::DeviceFailed => HandshakeFailure::StoreFailed,
+                RefusedReason::Ahead { .. } => HandshakeFailure::NotPromised,
                 RefusedReason::Stale { .. }
-                | RefusedReason::Ahead { .. }
                 | RefusedReason::Conflict { .. }
                 | RefusedReason::WrongSession { .. }
                 | RefusedReason::Gap { .. }
@@ -714,6 +735,9 @@ impl Replica {
             self.tell_engine(ctx, peer, stamp, Fact::HandshakeRefused(failure));
             self.end_stream(ctx, peer, stamp);
             if matches!(refused.reason, RefusedReason::Ahead { .. }) {
+                if let Role::Reign(reign) = &mut self.role {
+                    reign.unpromised.insert(peer.clone());
+                }
                 self.ask_late_promise(ctx, peer);
             }
         }

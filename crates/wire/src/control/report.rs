@@ -130,6 +130,47 @@ pub struct ReplicaReport {
     pub peers: Vec<PeerReport>,
     /// What holds back its log's tail, or an image.
     pub pins: Vec<PinReport>,
+    /// How full its log is, in percent, rounded up.
+    #[serde(default)]
+    pub log_fill_percent: u8,
+    /// Why writers are slowed or stopped; `None` while they are not. Of a primary.
+    #[serde(default)]
+    pub writes_slowed: Option<SlowWrites>,
+    /// Damage to blocks that it met since its store was opened.
+    #[serde(default)]
+    pub damage: DamageReport,
+}
+
+/// Writers are slowed, or stopped, because the log fills up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct SlowWrites {
+    /// Bytes per second that are let in; 0 when writers are stopped.
+    pub bytes_per_s: u64,
+    /// What keeps the log from being emptied.
+    pub log_held_by: LogHolder,
+}
+
+/// What keeps records in a log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogHolder {
+    /// The flusher has not brought them into the extents: the device is slower than the writers.
+    Flusher,
+    /// A pin: a replica that catches up.
+    Pin,
+    /// A connected peer that has not flushed them.
+    Peer,
+}
+
+/// Blocks that did not match their checksums.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct DamageReport {
+    /// Blocks found damaged.
+    pub found: u64,
+    /// Written again with a peer's copy.
+    pub repaired: u64,
+    /// Asked for, and no peer had a good copy: the read failed.
+    pub lost: u64,
 }
 
 /// One peer as the primary sees it.

@@ -6,7 +6,8 @@ use moorline_types::{
 use serde::{Deserialize, Serialize};
 
 use super::report::{
-    LimitedBy, PeerState, PinKind, ReplicaRole, SessionCause, SessionKind, SessionPhase,
+    DamageReport, LimitedBy, PeerState, PinKind, ReplicaRole, SessionCause, SessionKind,
+    SessionPhase, SlowWrites,
 };
 
 /// How a volume is.
@@ -81,7 +82,8 @@ pub struct VolumeStatus {
     pub in_sync_set: Vec<ServerId>,
     /// Copies that the next write will have, when it is served.
     pub copies: Option<u32>,
-    /// Why there is no primary or no service, in words; `None` when all is well.
+    /// Why there is no primary or no service, or why writes are slow, in words; `None` when all is
+    /// well.
     pub reason: Option<String>,
     /// The policy holds, durably, through here, as the primary last reported.
     pub committed_lsn: Option<Lsn>,
@@ -211,6 +213,15 @@ pub struct ReplicaStatus {
     pub session: Option<SessionStatus>,
     /// What holds back its log's tail, or an image.
     pub pins: Vec<PinStatus>,
+    /// How full its log is, in percent, rounded up.
+    #[serde(default)]
+    pub log_fill_percent: Option<u8>,
+    /// Why writers are slowed or stopped; `None` while they are not. Of a primary.
+    #[serde(default)]
+    pub writes_slowed: Option<SlowWrites>,
+    /// Damage to blocks that it met since its store was opened.
+    #[serde(default)]
+    pub damage: Option<DamageReport>,
 }
 
 /// One live session.

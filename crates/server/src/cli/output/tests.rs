@@ -31,6 +31,9 @@ fn replica(n: u32, state: ReplicaState) -> ReplicaStatus {
         lag_bytes: Some(0),
         session: None,
         pins: Vec::new(),
+        log_fill_percent: Some(3),
+        writes_slowed: None,
+        damage: Some(moorline_wire::control::DamageReport::default()),
     }
 }
 

@@ -127,6 +127,20 @@ fn replicas(replicas: &[ReplicaStatus], paint: Paint) -> Table {
         if let Some(live) = &replica.session {
             table.line(session(live));
         }
+        if let Some(slow) = &replica.writes_slowed {
+            table.line(format!(
+                "log {} % full, held by {}: writes are let in at {}/s",
+                replica.log_fill_percent.unwrap_or_default(),
+                word(&slow.log_held_by),
+                ByteCount::new(slow.bytes_per_s)
+            ));
+        }
+        if let Some(damage) = replica.damage.filter(|damage| damage.found > 0) {
+            table.line(format!(
+                "damaged blocks: {} found, {} repaired, {} lost",
+                damage.found, damage.repaired, damage.lost
+            ));
+        }
         for pin in &replica.pins {
             table.line(format!(
                 "pin {}: records above {} held by {} for {}",
