@@ -44,14 +44,13 @@ pub struct ServeConfig {
     /// on only while this server is the primary of a volume. `nbd.listen` is then not bound.
     /// Best is 0: a parent hands a socket over as standard input without any unsafe code.
     pub nbd_fd: Option<RawFd>,
-    /// Where metrics are served over HTTP.
+    /// Where metrics are served over HTTP, to whoever asks: they say nothing secret and change
+    /// nothing. `None` serves none.
     pub metrics: Option<SocketAddr>,
     /// Proves membership of the cluster to peers and the master.
     pub cluster_key: Option<ClusterKey>,
     /// Whether to talk to other machines without a key.
     pub exposure: Exposure,
-    /// How long a lease lasts for volumes whose assignment does not say, in milliseconds.
-    pub lease_ms: u32,
     /// What happens when acknowledged writes in volatile memory may be gone.
     pub on_volatile_loss: OnVolatileLoss,
     /// What a single NBD client, and all of them together, may take.
@@ -247,7 +246,6 @@ impl ServeConfig {
             metrics: None,
             cluster_key: None,
             exposure: Exposure::Guarded,
-            lease_ms: LEASE_MS_DEFAULT,
             on_volatile_loss: OnVolatileLoss::Stop,
             nbd_limits: NbdLimits::default(),
             device_access: DeviceAccess::Probe,
@@ -261,7 +259,6 @@ impl ServeConfig {
     ///
     /// The first thing that does not fit, and what to do about it.
     pub fn check(&self) -> Result<(), ConfigError> {
-        check_lease(self.lease_ms)?;
         let guarded = self.cluster_key.is_none() && self.exposure == Exposure::Guarded;
         for (setting, address) in [("data", &self.data), ("control", &self.control)] {
             if guarded && !address.listen.ip().is_loopback() {

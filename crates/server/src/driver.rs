@@ -221,6 +221,11 @@ impl Driver {
                     let outcome = stores.created(outcome, &mut *self.parts.devices);
                     Event::DeviceCreated { volume, outcome }
                 }
+                News::Scraped(ask) => {
+                    // Whoever asked may be gone.
+                    let _unasked = ask.send(self.parts.node.report(now));
+                    continue;
+                }
                 News::StopRequested => match self.stop_requested(now) {
                     Some(event) => event,
                     None => continue,

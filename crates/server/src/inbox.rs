@@ -4,9 +4,9 @@
 //! a name to resolve or a file system to answer, runs beside it and ends here.
 
 use moorline_types::{ClusterId, ServerId, VolumeId};
-use moorline_volume::{DeviceCreation, LinkDirection};
+use moorline_volume::{DeviceCreation, LinkDirection, NodeReport};
 use moorline_wire::control::MasterToServer;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{nbd_front::Visitor, stores::Created, transport::Connected};
 
@@ -43,6 +43,8 @@ pub(crate) enum News {
         /// The file, or why there is none.
         outcome: Result<Created, DeviceCreation>,
     },
+    /// Somebody wants to see the node's figures.
+    Scraped(oneshot::Sender<NodeReport>),
     /// The operator wants a stop.
     StopRequested,
 }

@@ -9,6 +9,7 @@
 //! | `nbd_front.rs` | NBD listeners and clients |
 //! | `stores.rs` | the files and devices that stores lie on |
 //! | `master_service.rs` | the master as a process |
+//! | `metrics.rs` | figures for monitoring, over HTTP |
 //! | `inbox.rs` `ready.rs` `socket.rs` `clock.rs` `note.rs` | what the loop stands on |
 //! | `config.rs` | what a process is told at its start |
 //! | `cli.rs` `dev.rs` | commands · a cluster on one machine |
@@ -23,6 +24,7 @@ mod driver;
 mod inbox;
 mod master_link;
 pub mod master_service;
+mod metrics;
 mod nbd_front;
 mod note;
 mod ready;

@@ -17,6 +17,7 @@ use crate::{
     driver::{Driver, Ended, Parts},
     inbox::{News, Teller, inbox},
     master_link::MasterLink,
+    metrics,
     nbd_front::{self, Listener, NbdFront},
     ready::ReadyList,
     stores::Stores,
@@ -87,6 +88,7 @@ struct Doors {
     data: TcpListener,
     control: TcpListener,
     nbd: Vec<Listener>,
+    metrics: Option<TcpListener>,
     data_addr: String,
     control_addr: String,
     nbd_addr: String,
@@ -97,7 +99,7 @@ async fn serve(config: &ServeConfig) -> Result<(), ServeError> {
     let (teller, inbox) = inbox();
     // Whatever can be wrong with the settings is found before anything is said to anybody.
     let mut stores = Stores::open(config.stores.clone(), &config.server_id)?;
-    let doors = open_doors(config).await?;
+    let mut doors = open_doors(config).await?;
     let shared = match config.nbd_fd {
         Some(fd) => Some(nbd_front::inherited(fd, teller.clone())?),
         None => None,
@@ -145,6 +147,14 @@ async fn serve(config: &ServeConfig) -> Result<(), ServeError> {
         nbd = doors.nbd_addr,
         "started"
     );
+    if let Some(listener) = doors.metrics.take() {
+        let server = config.server_id.clone();
+        drop(tokio::spawn(metrics::serve(
+            listener,
+            server,
+            teller.clone(),
+        )));
+    }
     open_to_the_world(doors, &introduction, &teller);
     watch_signals(teller).map_err(ServeError::Process)?;
     match driver.run().await {
@@ -169,12 +179,17 @@ async fn open_doors(config: &ServeConfig) -> Result<Doors, ServeError> {
     if let Some(path) = &config.nbd_unix {
         nbd.push(unix_door(path)?);
     }
+    let metrics = match config.metrics {
+        Some(address) => Some(transport::bind("metrics", address).await?),
+        None => None,
+    };
     let data_bound = data.local_addr().map_err(ServeError::Process)?;
     let control_bound = control.local_addr().map_err(ServeError::Process)?;
     Ok(Doors {
         data,
         control,
         nbd,
+        metrics,
         data_addr: config.data.advertised(data_bound),
         control_addr: config.control.advertised(control_bound),
         nbd_addr: config.nbd.advertised(nbd_bound),

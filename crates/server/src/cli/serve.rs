@@ -71,6 +71,9 @@ pub(super) struct ServeArgs {
     /// Listening socket inherited as this descriptor, instead of binding --nbd
     #[arg(long, value_name = "FD", hide = true, value_parser = clap::value_parser!(RawFd).range(0..))]
     nbd_fd: Option<RawFd>,
+    /// Serve metrics over HTTP here, at /metrics
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
     /// File with the cluster's key
     #[arg(
         long,
@@ -162,6 +165,10 @@ impl ServeArgs {
         let mut config = ServeConfig::new(server_id, stores, master.to_string(), endpoints);
         config.nbd_unix = self.nbd_unix.clone().or(file.nbd_unix);
         config.nbd_fd = self.nbd_fd;
+        config.metrics = match self.metrics {
+            Some(address) => Some(address),
+            None => parsed("metrics", file.metrics.as_deref())?,
+        };
         let key = self.cluster_key.as_deref().or(file.cluster_key.as_deref());
         config.cluster_key = key.map(read_key).transpose()?;
         if self.insecure || file.insecure.unwrap_or_default() {

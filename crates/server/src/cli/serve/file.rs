@@ -30,6 +30,7 @@ pub(super) struct ConfigFile {
     pub(super) control_advertise: Option<String>,
     pub(super) nbd_advertise: Option<String>,
     pub(super) nbd_unix: Option<PathBuf>,
+    pub(super) metrics: Option<String>,
     pub(super) cluster_key: Option<PathBuf>,
     pub(super) insecure: Option<bool>,
     pub(super) on_volatile_loss: Option<VolatileLossWord>,
@@ -224,9 +225,9 @@ mod tests {
     fn an_unknown_key_is_named_with_its_line_and_the_known_ones() {
         refused(
             "server-id = \"s1\"\n\nanchor = true\n",
-            expect![[
-                r#"server.toml, line 3: unknown key `anchor`; the keys are `server-id`, `dir`, `device`, `master`, `data`, `control`, `nbd`, `data-advertise`, `control-advertise`, `nbd-advertise`, `nbd-unix`, `cluster-key`, `insecure`, `on-volatile-loss`, `io`, `log`, `log-format`, `nbd-limits`"#
-            ]],
+            expect![
+                "server.toml, line 3: unknown key `anchor`; the keys are `server-id`, `dir`, `device`, `master`, `data`, `control`, `nbd`, `data-advertise`, `control-advertise`, `nbd-advertise`, `nbd-unix`, `metrics`, `cluster-key`, `insecure`, `on-volatile-loss`, `io`, `log`, `log-format`, `nbd-limits`"
+            ],
         );
         refused(
             "[nbd-limits]\nconections = 5\n",
