@@ -82,7 +82,7 @@ fn on_runtime(test: impl AsyncFnOnce(&Path)) {
 #[test]
 fn a_killed_process_is_started_again() {
     on_runtime(async |dir| {
-        let mut stub = Supervised::start(dir, "sleep 1000", LIMIT);
+        let mut stub = Supervised::start(dir, "exec sleep 1000", LIMIT);
         let (first, start) = stub.pid().await;
         assert_eq!(start, Start::First);
         signal(first, Signal::KILL);
