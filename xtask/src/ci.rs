@@ -19,9 +19,12 @@ pub(crate) fn everything() -> Result<()> {
     let mut tally = Tally::new();
     static_steps(&mut tally)?;
     tally.counted("unit, scenario and fuzz-body tests", suites::unit_tests)?;
+    tally.step("examples", suites::examples)?;
     tally.counted("loom", suites::loom_tests)?;
     tally.step("model", suites::model_gate)?;
     tally.step("simulator", suites::sim_gate)?;
+    tally.step("persist points", suites::persist_gate)?;
+    tally.step("determinism", suites::determinism_gate)?;
     tally.step("canary mutant", suites::canary_gate)?;
     tally.counted("end to end", || e2e::run_all(Depth::Gate))?;
     tally.close()

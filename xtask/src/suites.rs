@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use clap::Args;
 use rustix::process::geteuid;
 
-use crate::error::{During, Failure, Result, ensure};
+use crate::error::{During, Failure, Result, ensure, fail};
 use crate::interrupt;
-use crate::process::Background;
+use crate::process::Tool;
 use crate::workspace::{cargo, line_of, root, run, target_dir};
 
 /// Arguments for another program.
@@ -34,8 +34,15 @@ pub(crate) struct FuzzCommand {
 /// Loom tests: the crate, and the module that holds its models.
 const LOOM: &[(&str, &str)] = &[("moorline-wal", "pin::tests::models")];
 
-/// Seeds of the simulator in the gate: some two minutes on two cores.
-const GATE_SEEDS: u64 = 3_000;
+/// Seeds of the simulator in the gate: under three minutes on two cores.
+const GATE_SEEDS: u64 = 5_000;
+/// The runs that lose their power in the gate, and at which of their persist points: some thousand
+/// runs, under half a minute on two cores.
+const PERSIST_SAMPLE: [&str; 4] = ["--seeds", "0..40", "--every", "37"];
+
+/// The seeds whose traces are compared between builds.
+const SAME_EVERYWHERE: [&str; 2] = ["3", "7"];
+
 /// The planted bug that shows in every gate that the simulator still finds bugs.
 const CANARY: &str = "ack_before_flush";
 
@@ -76,12 +83,25 @@ pub(crate) fn loom() -> Result<()> {
     Ok(())
 }
 
+/// The examples, which are promises about the public API: each asserts what it shows.
+pub(crate) fn examples() -> Result<()> {
+    run(&mut cargo(&[
+        "run",
+        "--quiet",
+        "--locked",
+        "-p",
+        "moorline-executor",
+        "--example",
+        "embed",
+    ]))
+}
+
 /// The smallest worlds of the protocol model.
 pub(crate) fn model_gate() -> Result<()> {
     run(&mut package_run("moorline-model", &["--world", "ci"]))
 }
 
-/// A budget of simulator seeds, one process for each core.
+/// A budget of simulator seeds. One process: it keeps all cores busy by itself.
 pub(crate) fn sim_gate() -> Result<()> {
     run(&mut cargo(&[
         "build",
@@ -92,21 +112,45 @@ pub(crate) fn sim_gate() -> Result<()> {
         "-p",
         "moorline-sim",
     ]))?;
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let mut shards = Vec::new();
-    for shard in 0..cores {
-        let seeds = format!(
-            "{}..{}",
-            GATE_SEEDS * shard / cores,
-            GATE_SEEDS * (shard + 1) / cores
+    let seeds = format!("0..{GATE_SEEDS}");
+    run(Command::new(target_dir().join("sim/moorline-sim")).args(["run", "--seeds", &seeds]))
+}
+
+/// Losses of power at persist points: before, in the middle of, after.
+pub(crate) fn persist_gate() -> Result<()> {
+    run(simulator(&["persist-points", "--json"]).args(PERSIST_SAMPLE))
+}
+
+/// One seed is one run, however the simulator was built.
+pub(crate) fn determinism_gate() -> Result<()> {
+    for seed in SAME_EVERYWHERE {
+        let [optimised, plain] = [trace("sim", seed)?, trace("dev", seed)?];
+        println!("seed {seed}: trace {optimised}");
+        ensure!(
+            optimised == plain,
+            "seed {seed} is another run when built without optimisation: {optimised}, {plain}"
         );
-        println!("$ moorline-sim run --seeds {seeds}");
-        let binary = target_dir().join("sim/moorline-sim");
-        shards.push(Background::start(
-            Command::new(binary).args(["run", "--seeds", &seeds]),
-        )?);
     }
-    shards.into_iter().try_for_each(Background::finish)
+    Ok(())
+}
+
+/// The digest over all that happens in a seed's run.
+fn trace(profile: &str, seed: &str) -> Result<String> {
+    let mut build = cargo(&["build", "--quiet", "--locked", "-p", "moorline-sim"]);
+    run(build.args(["--profile", profile]))?;
+    let folder = match profile {
+        "dev" => "debug",
+        other => other,
+    };
+    let binary = target_dir().join(folder).join("moorline-sim");
+    let found = Tool::new(&binary).args(["run", "--json", "--seed", seed]);
+    let found = found.succeed()?.stdout;
+    let numbers: serde_json::Value = serde_json::from_str(&found)
+        .map_err(|_| Failure::Expected(format!("no numbers in {found}")))?;
+    match numbers["trace"].as_str() {
+        Some(trace) => Ok(trace.to_owned()),
+        None => fail!("no trace in {found}"),
+    }
 }
 
 /// One planted bug, which the simulator must find.

@@ -486,7 +486,7 @@ impl Reconciled {
 /// The members' servers, ascending. Lines list them so, and then this is one pass.
 fn names(line: &AssignmentLine) -> Vec<&ServerId> {
     let mut names: Vec<&ServerId> = line.members.iter().map(|member| &member.server).collect();
-    names.sort();
+    names.sort_unstable();
     names
 }
 

@@ -134,8 +134,24 @@ impl Halt {
         };
         let session = turn.sender.as_deref().and_then(Sender::session);
         let session = session.filter(|session| session.stamp() == stamp);
-        if let Some(Phase::Invalidated(why)) = session.map(Session::phase) {
-            return (*why).into();
+        match session.map(Session::phase) {
+            Some(Phase::Invalidated(why)) => return (*why).into(),
+            // The last proof came before the request to release was carried out.
+            Some(Phase::Completed { .. }) => return ReleaseCause::Completed,
+            Some(
+                Phase::Init
+                | Phase::Connecting
+                | Phase::Handshake { .. }
+                | Phase::Planned(_)
+                | Phase::Truncating(_)
+                | Phase::CatchingUp(_)
+                | Phase::Joining(_)
+                | Phase::SourceSelected { .. }
+                | Phase::RebuildJoining { .. }
+                | Phase::Transferring(_)
+                | Phase::Replaying(_),
+            )
+            | None => {}
         }
         match refusal {
             Refusal::Fenced(_) => ReleaseCause::Fenced,

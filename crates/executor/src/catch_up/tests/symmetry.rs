@@ -17,7 +17,7 @@ enum Path {
 enum Driver {
     /// At once.
     Prompt,
-    /// Never, so that the execution itself finds that its session is gone; success excepted.
+    /// Never, so that the execution itself finds that its session is over.
     Lazy,
 }
 
@@ -190,7 +190,7 @@ impl Run {
             self.seen += 1;
             if let Action::Release { stamp, cause } = directed.action
                 && stamp == self.stage.catch_up.stamp()
-                && (self.driver == Driver::Prompt || cause == ReleaseCause::Completed)
+                && self.driver == Driver::Prompt
             {
                 let _first = self.stage.release(cause);
             }
@@ -333,11 +333,9 @@ fn a_failure_of_any_kind_at_any_step_leaves_nothing_behind() {
                     causes(failure).contains(&cause),
                     "{name}: told as {cause:?}"
                 );
-                assert_ne!(
-                    stage.sender.bucket(),
-                    moorline_engine::Bucket::InSync,
-                    "{name}"
-                );
+                // Cancelled between the last proof and its release: nothing is left to undo.
+                let in_sync = stage.sender.bucket() == moorline_engine::Bucket::InSync;
+                assert!(!in_sync || failure == Failure::CancelledExecution, "{name}");
             }
             // Without a gap there is no pin to break, and without waiting no late read.
             let idle = matches!(
