@@ -37,7 +37,7 @@ pub use checkers::{Rule, Violation};
 pub use disk::flaws::{OpClass, StrayKind};
 pub use faults::{Aim, FAULTS, Recipe, Region};
 pub use html::page;
-pub use mutants::{ALL as MUTANTS, Mutant, UnknownMutant};
+pub use mutants::{ALL as MUTANTS, Mutant, UNSTAGED, UnknownMutant};
 pub use plan::{Limits, OnLoss, Plan, Style, Workload};
 pub use run::{Outcome, run, run_plan, run_staged};
 pub use shrink::{Shrunk, shrink};

@@ -2,6 +2,7 @@
 
 mod cli {
     pub(crate) mod fleet;
+    pub(crate) mod mutants;
     pub(crate) mod report;
 }
 
@@ -16,6 +17,7 @@ use moorline_sim::{FAULTS, MUTANTS, Mutant, Outcome, Rule, Timeline, page, run, 
 
 use self::cli::{
     fleet::{AfterViolation, Budget, run_seeds},
+    mutants::{Search, Unstaged, run_mutants},
     report::{Replay, Totals, explain},
 };
 
@@ -43,6 +45,9 @@ enum Command {
         /// Do not count what only shows as something that never ends.
         #[arg(long)]
         safety: bool,
+        /// Plant those too that nothing stages yet; they need not be found.
+        #[arg(long)]
+        unstaged: bool,
     },
 }
 
@@ -123,10 +128,16 @@ fn main() -> ExitCode {
             only,
             seeds_max,
             safety,
-        } => {
-            let ignored = safety.then_some(Rule::Liveness);
-            run_mutants(only, seeds_max, ignored)
-        }
+            unstaged,
+        } => run_mutants(&Search {
+            only,
+            seeds_max,
+            ignored: safety.then_some(Rule::Liveness),
+            unstaged: match unstaged {
+                true => Unstaged::Planted,
+                false => Unstaged::Named,
+            },
+        }),
     }
 }
 
@@ -214,38 +225,4 @@ fn read_replay(path: &Path) -> Result<(Replay, Option<Mutant>), String> {
     let mutant = replay.mutant.as_deref().map(str::parse).transpose();
     let mutant = mutant.map_err(|error: moorline_sim::UnknownMutant| error.to_string())?;
     Ok((replay, mutant))
-}
-
-fn run_mutants(only: Option<Mutant>, seeds_max: u64, ignored: Option<Rule>) -> ExitCode {
-    let mut all_found = true;
-    for (name, mutant, takes) in MUTANTS {
-        if only.is_some_and(|only| only != *mutant) {
-            continue;
-        }
-        let begun = Instant::now();
-        let found = (0..seeds_max)
-            .map(|seed| run(seed, Some(*mutant), Timeline::Off))
-            .find(|outcome| {
-                let rule = outcome.violation.as_ref().map(|violation| violation.rule);
-                rule.is_some() && rule != ignored
-            });
-        let seconds = begun.elapsed().as_secs_f64();
-        match found {
-            Some(outcome) => {
-                let violation = outcome.violation.map(|v| v.to_string()).unwrap_or_default();
-                println!(
-                    "{name:28} found by seed {} in {seconds:.1} s ({takes}): {violation}",
-                    outcome.seed
-                );
-            }
-            None => {
-                all_found = false;
-                println!("{name:28} NOT FOUND in {seeds_max} seeds, {seconds:.1} s ({takes})");
-            }
-        }
-    }
-    match all_found {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    }
 }

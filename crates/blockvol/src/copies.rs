@@ -149,11 +149,17 @@ impl Copies {
 
     /// Opening may start here: the lower tail of the two copies' anchors.
     pub(crate) fn lower_tail(&self) -> Lsn {
+        if self.mutants.has(Mutant::OlderAnchorForgotten) {
+            return self.on_disk[1 - self.older()].anchor.tail;
+        }
         self.on_disk[0].anchor.tail.min(self.on_disk[1].anchor.tail)
     }
 
     /// What the two copies name.
     pub(crate) fn anchors(&self) -> [LogAnchor; 2] {
+        if self.mutants.has(Mutant::OlderAnchorForgotten) {
+            return [self.on_disk[1 - self.older()].anchor; 2];
+        }
         self.on_disk.map(|copy| copy.anchor)
     }
 

@@ -337,7 +337,13 @@ impl Store {
             }
             pass.stored_bytes = bytes;
             pass.target = record.lsn();
-            pass.runs.insert(record.range(), record.lsn());
+            let (first, end) = (record.range().first().get(), record.range().end().get());
+            let known = |run: &Run| run.lsn.is_some();
+            let kept = self.mutants.has(Mutant::OldestVersionFlushed)
+                && pass.runs.cover(first, end).iter().any(known);
+            if !kept {
+                pass.runs.insert(record.range(), record.lsn());
+            }
             pages.extend(pages_of(record.range()));
         }
         pass.pages = pages.into_iter().collect();
@@ -349,6 +355,10 @@ impl Store {
             let target = pass.target.max(self.copies.applied_wanted());
             let history = self.history_through(target);
             self.copies.want_applied(target, history);
+            if self.mutants.has(Mutant::AppliedMarkNotAwaited) {
+                self.flusher.stage = Stage::Copying(pass);
+                return self.pump_pass(ops);
+            }
             self.flusher.stage = Stage::Marking(pass);
         } else {
             self.flusher.stage = Stage::Copying(pass);
@@ -395,6 +405,10 @@ impl Store {
         };
         self.write_blocks(&mut pass, ops);
         self.write_pages(&mut pass, ops);
+        if pass.is_copied() && self.mutants.has(Mutant::CheckpointBeforeFlush) {
+            self.flusher.stage = Stage::Flushing(pass);
+            return self.on_pass_flushed();
+        }
         self.flusher.stage = if pass.is_copied() {
             self.table
                 .issue(Purpose::PassFlush, 0, DeviceOpKind::Flush, ops);
@@ -418,7 +432,8 @@ impl Store {
                 pass.cursor = None;
                 return;
             };
-            if self.reads.busy(chunk.range) {
+            let under_read = self.mutants.has(Mutant::FlushUnderRead);
+            if self.reads.busy(chunk.range) && !under_read {
                 // The read's completion pumps again. What was passed over is not met twice.
                 pass.cursor = Some(chunk.range.first().get());
                 return;
@@ -505,15 +520,23 @@ impl Store {
         let end = (first + ENTRIES_PER_PAGE).min(self.layout.size_blocks.get());
         let runs = pass.runs.cover(first, end);
         let window = &self.window;
+        let keeps_zeroed = self.mutants.has(Mutant::ZeroesNotMapped);
         let (slot, bytes) = self.map.change(page, |content: &mut Page| {
             for run in runs {
                 let Some(lsn) = run.lsn else { continue };
                 let record = window.get(lsn).expect("a pass holds its records");
+                if keeps_zeroed && record.kind() == RecordKind::WriteZeroes {
+                    continue;
+                }
                 for block in run.first..run.end {
                     content.set(BlockIndex::new(block), entry_of(record, block));
                 }
             }
         });
+        let slot = match self.mutants.has(Mutant::MapPageInPlace) {
+            true => 0,
+            false => slot,
+        };
         let payload = Payload::copy_padded(&self.pool, &bytes);
         pass.page_writes += 1;
         self.table.issue(
@@ -648,6 +671,9 @@ impl Store {
 
     /// The persisted part of the epoch history that goes with an applied mark.
     fn history_through(&self, applied: Lsn) -> Vec<moorline_types::EpochStart> {
+        if self.mutants.has(Mutant::EpochHistoryNotKept) {
+            return Vec::new();
+        }
         let starts = self.log.history().iter().copied();
         starts.filter(|start| start.first <= applied).collect()
     }

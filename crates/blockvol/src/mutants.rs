@@ -9,6 +9,28 @@ moorline_types::mutants! {
         PromiseNotPersisted,
         /// What is to be persisted is written to one superblock only.
         PromiseInOneSuperblock,
+        /// Opening may start at the newer superblock's anchor only.
+        OlderAnchorForgotten,
+        /// A pass names its checkpoint without a flush of what it wrote.
+        CheckpointBeforeFlush,
+        /// A pass writes into the extents while its applied mark is on its way.
+        AppliedMarkNotAwaited,
+        /// A page of the block map is written over itself.
+        MapPageInPlace,
+        /// Of several versions of a block a pass takes the oldest.
+        OldestVersionFlushed,
+        /// What was read from the extents is not held against its checksum.
+        ExtentsNotVerified,
+        /// A pass does not tell the block map of zeroes.
+        ZeroesNotMapped,
+        /// A pass writes blocks that are being read.
+        FlushUnderRead,
+        /// Opening does not raise the open counter.
+        OpenCounterKept,
+        /// Of overlapping records that commit together the first one is read.
+        OverlapsReordered,
+        /// The superblocks do not keep which epoch wrote what was reclaimed.
+        EpochHistoryNotKept,
     }
 
     /// The bugs planted in the store proper. None by default.

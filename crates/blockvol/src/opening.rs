@@ -26,7 +26,7 @@ use crate::{
     flusher::{Flusher, pages_of},
     index::{RangeIndex, Window},
     layout::{LOG_OFFSET, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS},
-    mutants::Mutants,
+    mutants::{Mutant, Mutants},
     ops::{OpTable, Purpose},
     reads::Reads,
     store::Closing,
@@ -293,7 +293,9 @@ impl StoreOpening {
         self.repaired = repaired;
         check(&newest, &self.options)?;
         let mut content = newest.clone();
-        content.open = newest.open.next();
+        if !self.options.mutants.has(Mutant::OpenCounterKept) {
+            content.open = newest.open.next();
+        }
         content.boot = Some(self.options.boot);
         content.durable.clean_shutdown = false;
         // A store that was never opened acknowledged nothing.

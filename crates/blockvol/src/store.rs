@@ -22,7 +22,7 @@ use crate::{
     flusher::Flusher,
     index::{RangeIndex, Window},
     layout::{Layout, PageNo},
-    mutants::Mutants,
+    mutants::{Mutant, Mutants},
     opening::ImageTrust,
     ops::{OpTable, Purpose},
     reads::Reads,
@@ -254,7 +254,12 @@ impl Store {
             through <= self.window.head(),
             "only appended records are read"
         );
-        for record in self.window.range(self.readable, through) {
+        let fresh = self.window.range(self.readable, through);
+        let mut fresh: Vec<&Record> = fresh.collect();
+        if self.mutants.has(Mutant::OverlapsReordered) {
+            fresh.reverse();
+        }
+        for record in fresh {
             self.index.insert(record.range(), record.lsn());
         }
         self.readable = through;

@@ -5,6 +5,8 @@ moorline_types::mutants! {
     pub enum Mutant {
         /// A verdict never asks for a cut: a divergent tail stays.
         CutSkipped,
+        /// Logs are compared by length alone.
+        CutByLsn,
     }
 
     /// The bugs planted in one volume's engine. None by default.

@@ -169,6 +169,10 @@ pub(crate) fn classify_with(
             return Err(Impossible::HistoriesMeetAgain { part, again }.into());
         }
     };
+    let last_common = match mutants.has(Mutant::CutByLsn) {
+        true => Some(primary.head.min(replica.head)),
+        false => last_common,
+    };
     check_nothing_committed_is_missing(primary, replica, last_common)?;
 
     let mut proof = Proof {

@@ -5,6 +5,10 @@ moorline_types::mutants! {
     pub enum Mutant {
         /// A wiped, swapped or rolled back store keeps its seat's vote: its uuid is simply recorded.
         StoreIdentityIgnored,
+        /// A primary that came back with another boot keeps its epoch.
+        RestartKeepsEpoch,
+        /// Under `sync_all` any member with a vote is promoted.
+        PromotesOutsideInSync,
     }
 
     /// The bugs planted in one master. None by default.

@@ -39,6 +39,7 @@ use crate::{
         RequestId,
     },
     locks::BlockLocks,
+    mutants::{Mutant, Mutants},
     node::Action,
     pace::{LogRoom, Pacer},
 };
@@ -81,6 +82,7 @@ pub(crate) struct Gate {
     pub(crate) acknowledgeable: Lsn,
     /// Durable by policy through here.
     pub(crate) committed: Lsn,
+    pub(crate) mutants: Mutants,
 }
 
 /// A yes or a no that says what it is about at its place of use.
@@ -291,8 +293,9 @@ impl Desk {
         out: &mut Vec<Action>,
     ) {
         // Looked at before it is planned: a request that has to wait is kept as it is.
-        if range_of(&op).is_some_and(|range| range.length > 0 && self.locks.blocks(covering(range)))
-        {
+        let waits = range_of(&op)
+            .is_some_and(|range| range.length > 0 && self.locks.blocks(covering(range)));
+        if waits && !gate.mutants.has(Mutant::WholeWriteIgnoresLock) {
             self.waiting.push_back(Waiting { ticket, op });
             return;
         }
@@ -327,6 +330,9 @@ impl Desk {
                 match self.locks.take(blocks) {
                     Some(lock) => {
                         let mut merge = Merge::new(bytes, buffer, durability, ticket, lock);
+                        if gate.mutants.has(Mutant::MergeReadsOld) {
+                            merge.reads_old();
+                        }
                         match merge.read_edges(&mut self.tokens, store, ops) {
                             Ok(()) => self.merges.push(merge),
                             Err(fault) => self.fail_merge(merge, &fault, out),

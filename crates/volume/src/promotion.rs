@@ -206,7 +206,7 @@ pub fn decide(round: Round<'_>) -> Decision {
             return Decision::Decline(DeclineReason::MemoryLost { without });
         }
     }
-    let best = best_log(round.own, &counted);
+    let best = best_log(&round, &counted);
     let doubtful = doubt(&counted, round.own, best.head);
     let losses = Losses {
         doubtful,
@@ -257,6 +257,12 @@ fn enough(round: &Round<'_>, counted: &[&ReplicaFacts]) -> Enough {
     let line = round.line;
     match line.policy {
         Policy::BestEffort => Enough::Yes,
+        Policy::SyncQuorum
+            if round.mutants.has(Mutant::PromotesWithoutMajority)
+                && counted.len() + 2 >= majority(line.members.len()) =>
+        {
+            Enough::Yes
+        }
         Policy::SyncQuorum if counted.len() + 1 >= majority(line.members.len()) => Enough::Yes,
         Policy::SyncQuorum => Enough::NotYet,
         Policy::SyncAll => {
@@ -323,13 +329,17 @@ fn acknowledged(own: &ReplicaFacts, counted: &[&ReplicaFacts]) -> Lsn {
 }
 
 /// Highest epoch of the last record, then highest head; never the promised epoch.
-fn best_log<'a>(own: &'a ReplicaFacts, counted: &[&'a ReplicaFacts]) -> &'a ReplicaFacts {
+fn best_log<'a>(round: &Round<'a>, counted: &[&'a ReplicaFacts]) -> &'a ReplicaFacts {
+    let own = round.own;
     // The candidate's own comes last: of equals `max_by_key` takes the last, which costs no fetch.
     counted
         .iter()
         .copied()
         .chain([own])
-        .max_by_key(|facts| rank(facts))
+        .max_by_key(|facts| match round.mutants.has(Mutant::RankByHead) {
+            true => (Epoch::ZERO, facts.head),
+            false => rank(facts),
+        })
         .unwrap_or(own)
 }
 
@@ -458,11 +468,16 @@ fn adopt(
     let Some(common) = common else {
         return Decision::Decline(DeclineReason::LacksRecords { better });
     };
+    let common = match round.mutants.has(Mutant::OwnCutSkipped) {
+        true => own.head.min(best.head),
+        false => common,
+    };
     let cut = (common < own.head).then_some(common);
     if cut.is_some_and(|through| through < own.applied) {
         return Decision::Decline(DeclineReason::CutBelowApplied { better });
     }
-    let fetch = LsnRange::new(common, best.head).filter(|range| !range.is_empty());
+    let fetch = LsnRange::new(common, best.head)
+        .filter(|range| !range.is_empty() && !round.mutants.has(Mutant::FetchSkipped));
     let mut sources: Vec<&ReplicaFacts> = counted
         .iter()
         .copied()

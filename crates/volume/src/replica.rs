@@ -51,7 +51,7 @@ use crate::{
     desk::Desk,
     journal::{Happening, NodeEvent, StepDownReason},
     lease::{Grants, LeaseTiming, Memory, Reign as ReignId},
-    mutants::Mutants,
+    mutants::{Mutant, Mutants},
     node::{Action, DeviceKey, ExportState, LinkId, Links},
     promotion::{Vote, vote_of},
 };
@@ -177,6 +177,7 @@ impl Replica {
         let line = store.durable().line.clone();
         let term = line.as_ref().map_or(DEFAULT_LEASE, lease_term);
         let memory = match origin {
+            Origin::Found if ctx.me.mutants.has(Mutant::SilenceSkipped) => Memory::NothingToForget,
             Origin::Found => Memory::Lost,
             Origin::Formatted => Memory::NothingToForget,
         };

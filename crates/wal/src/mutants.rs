@@ -9,8 +9,46 @@ moorline_types::mutants! {
         AckBeforeFlush,
         /// Opening does not replay cuts: what was cut comes back.
         CutIgnored,
+        /// A failed flush is asked for again, as if it had changed nothing.
+        FailedFlushRetried,
+        /// A frame of which the device wrote a part counts as written.
+        ShortWriteTakenForWhole,
+        /// A flush that ends makes durable what was written while it ran.
+        FlushCoversLaterWrites,
+        /// A durable frame counts before the one in front of it does.
+        GapSkipped,
+        /// A frame marks the one before it as durable, which may be in flight.
+        DurableMarkTooHigh,
+        /// A frame without its payload is on the chain.
+        PayloadNotVerified,
+        /// The chain goes on with any later frame, whatever came before that.
+        ChainNotVerified,
+        /// What is damaged below a durable mark is taken for a torn end.
+        DamageTakenForTornEnd,
+        /// One record more than may go is reclaimed.
+        RetentionOffByOne,
+        /// Records take the room that cuts and marks need in a full ring.
+        ReserveIgnored,
     }
 
     /// The bugs planted in one log. None by default.
     pub struct Mutants;
+}
+
+#[cfg(feature = "mutants")]
+std::thread_local! {
+    static LINEAR_BLOCK_CHECKSUM: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Makes [`block_crc`](crate::block_crc) the one of an earlier format, or no more, on this thread.
+///
+/// A block's checksum belongs to no log, so that the bug cannot be planted in one.
+#[cfg(feature = "mutants")]
+pub fn plant_linear_block_checksum(planted: bool) {
+    LINEAR_BLOCK_CHECKSUM.set(planted);
+}
+
+#[cfg(feature = "mutants")]
+pub(crate) fn block_checksum_is_linear() -> bool {
+    LINEAR_BLOCK_CHECKSUM.get()
 }

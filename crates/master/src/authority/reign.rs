@@ -261,6 +261,12 @@ impl Authority {
             };
             let Some(link) = known.up() else { continue };
             if let Some(store) = link.stores.get(&id) {
+                if self.config.mutants.has(Mutant::RestartKeepsEpoch)
+                    && let Some((primary, boot)) = &mut record.line.primary
+                    && *primary == server
+                {
+                    *boot = link.boot;
+                }
                 let member = &mut record.line.members[index];
                 if self.config.mutants.has(Mutant::StoreIdentityIgnored) {
                     member.store = Some(store.store);
@@ -350,7 +356,8 @@ impl Authority {
                 server: member.server.clone(),
                 link: self.seat_link(volume, &member.server),
                 recorded_boot: member.boot,
-                in_sync: line.is_in_sync(&member.server),
+                in_sync: line.is_in_sync(&member.server)
+                    || self.config.mutants.has(Mutant::PromotesOutsideInSync),
                 left_out_until: left_out.map(|(_, until)| *until),
                 leads: self.leads_count(&member.server),
             });

@@ -138,7 +138,9 @@ impl Replica {
         match &candidate.phase {
             Phase::OwnPromise => {
                 let promised = self.store.durable().promised.as_ref();
-                if is_promise_of(promised, &candidate.reign) && flushed == head {
+                let own = is_promise_of(promised, &candidate.reign)
+                    || ctx.me.mutants.has(Mutant::AsksBeforeOwnPromise);
+                if own && flushed == head {
                     candidate.phase = Phase::Collecting { doubt_until: None };
                     candidate.started = ctx.now;
                     self.ask_members(ctx);

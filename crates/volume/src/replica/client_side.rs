@@ -7,6 +7,7 @@ use super::{Ctx, Replica, Role};
 use crate::{
     client::{ClientError, ClientId, ClientReply, ClientRequest},
     desk::{Gate, Held, Permission},
+    mutants::Mutant,
     node::Action,
     pace::LogRoom,
 };
@@ -68,6 +69,9 @@ impl Replica {
         self.desk.begin_batch(ctx.now, self.log_room(ctx.now));
         self.desk
             .run(&gate, &mut self.store, &mut self.ops, ctx.out);
+        if ctx.me.mutants.has(Mutant::ReadsUncommitted) {
+            self.store.set_readable(self.store.log().head());
+        }
     }
 
     pub(super) fn log_room(&self, now: Instant) -> LogRoom {
@@ -98,7 +102,11 @@ impl Replica {
             may_answer: Permission::when(may_answer),
             may_order: Permission::when(may_order),
             acknowledgeable,
-            committed,
+            committed: match ctx.me.mutants.has(Mutant::ForcedAsReceived) {
+                true => acknowledgeable,
+                false => committed,
+            },
+            mutants: ctx.me.mutants,
         }
     }
 }

@@ -11,6 +11,7 @@ use moorline_wire::{
 use super::{Ctx, Replica, Role, Then, lines::is_promise_of, memory::JoinPoint};
 use crate::{
     lease::Reign as ReignId,
+    mutants::Mutant,
     node::{Action, LinkId, Peer},
 };
 
@@ -192,6 +193,9 @@ impl Replica {
             reply,
             VolumeMessage::HandshakeAck(Box::new(facts)),
         );
+        if ctx.me.mutants.has(Mutant::MemoryBackEarly) {
+            self.forget_losses();
+        }
         self.settle_losses();
     }
 
@@ -231,7 +235,9 @@ impl Replica {
             Role::Idle | Role::Candidate(_) | Role::Reign(_) => None,
         };
         // A message of an ended session: late, harmless, not worth a word.
-        session.filter(|session| session.number == header.session && session.link == link)
+        let stale = ctx.me.mutants.has(Mutant::StaleSessionAccepted);
+        session
+            .filter(|session| stale || (session.number == header.session && session.link == link))
     }
 
     pub(super) fn on_truncate(
@@ -471,7 +477,10 @@ impl Replica {
         follower.owes = Owes::Nothing;
         let ack = Ack {
             received: frontiers.head,
-            flushed: frontiers.flushed,
+            flushed: match ctx.me.mutants.has(Mutant::ReceivedAsFlushed) {
+                true => frontiers.head,
+                false => frontiers.flushed,
+            },
             applied: frontiers.applied,
             checkpoint: frontiers.checkpoint,
             tail: frontiers.tail,

@@ -325,6 +325,8 @@ impl Replica {
         if let Some(promise) = promised
             && (promise.epoch > reign.epoch
                 || (promise.epoch == reign.epoch && !is_promise_of(Some(promise), reign)))
+            && !(mutants.has(Mutant::RestartKeepsEpoch)
+                && (promise.epoch, &promise.server) == (reign.epoch, &reign.server))
         {
             return Some(PromiseRefusal::Promised(Promised {
                 epoch: promise.epoch,

@@ -26,7 +26,7 @@ use crate::{
     desk::Desk,
     journal::{Happening, StepDownReason},
     lease::{Holding, LeaseQuorum, LeaseTiming, Reign as ReignId},
-    mutants::Mutant,
+    mutants::{Mutant, Mutants},
     node::Action,
     promotion::Vote,
 };
@@ -67,6 +67,7 @@ pub(crate) struct Reign {
     master_lease_until: Instant,
     committed: Lsn,
     acknowledgeable: Lsn,
+    pub(super) mutants: Mutants,
 }
 
 /// Whether the epoch is open for clients.
@@ -139,11 +140,14 @@ impl Reign {
             master_lease_until: Instant::ZERO,
             committed: Lsn::ZERO,
             acknowledgeable: Lsn::ZERO,
+            mutants: ctx.me.mutants,
         }
     }
 
     pub(super) fn serves(&self) -> bool {
-        self.phase == ReignPhase::Serving && self.volatile_loss.is_none()
+        let opened =
+            self.phase == ReignPhase::Serving || self.mutants.has(Mutant::ServesBeforeMark);
+        opened && self.volatile_loss.is_none()
     }
 
     /// Whether nobody is served because acknowledged records may be lost.
@@ -310,7 +314,10 @@ impl Replica {
             standing: Standing::Voter,
             requirement: Requirement::Required,
             received: log.head(),
-            flushed: log.flushed(),
+            flushed: match ctx.me.mutants.has(Mutant::OwnFlushAssumed) {
+                true => log.head(),
+                false => log.flushed(),
+            },
         };
         let Role::Reign(reign) = &mut self.role else {
             return;
@@ -403,7 +410,10 @@ impl Replica {
             .filter(|(server, seen)| seen.vote == Vote::Counts && line.member(server).is_some())
             .map(|(server, _)| server.clone())
             .collect();
-        let required = reign.required(line);
+        let required = match ctx.me.mutants.has(Mutant::GrowsWithoutLease) {
+            true => line.in_sync.clone(),
+            false => reign.required(line),
+        };
         let quorum = LeaseQuorum {
             policy: line.policy,
             seats: line.members.len(),
@@ -507,6 +517,10 @@ impl Replica {
             && reign.id.epoch == epoch
             && (recorded == Some(store) || ctx.me.mutants.has(Mutant::StoreIdentityIgnored))
         {
+            let sent = match ctx.me.mutants.has(Mutant::LeaseFromReceipt) {
+                true => ctx.now,
+                false => sent,
+            };
             reign.holding.granted(server, sent, timing);
             self.join_granted(ctx, server);
             if matches!(&self.role, Role::Reign(reign) if !reign.growing.is_empty()) {
@@ -680,7 +694,10 @@ impl Reign {
         CommitRule {
             policy: line.policy,
             ack: line.ack,
-            copies_min: line.min_copies as usize,
+            copies_min: match self.mutants.has(Mutant::MinCopiesIgnored) {
+                true => 1,
+                false => line.min_copies as usize,
+            },
             mark: self.mark,
         }
     }
@@ -692,6 +709,9 @@ impl Reign {
         required.extend(self.outgoing.iter().map(|(server, _)| server.clone()));
         // Without an answer of the master the larger set may be recorded at any moment (`JOIN-4`).
         let asked = self.change.iter().flat_map(|change| &change.in_sync);
+        if self.mutants.has(Mutant::ShrinksBeforeRecorded) && self.change.is_some() {
+            required.clear();
+        }
         required.extend(asked.map(|member| member.server.clone()));
         // A store without a vote is in no required set: it could neither grant nor count.
         let votes = |server: &ServerId| {
@@ -712,6 +732,9 @@ impl Reign {
             Policy::SyncAll => self.required(line),
             Policy::BestEffort | Policy::SyncQuorum => Vec::new(),
         };
+        let counts = |seat: &Seat| {
+            seat.standing == Standing::Voter || !self.mutants.has(Mutant::MajorityOfConnected)
+        };
         line.members
             .iter()
             .filter(|member| member.server != *own)
@@ -723,6 +746,7 @@ impl Reign {
                 };
                 self.seat(&member.server, requirement)
             })
+            .filter(counts)
             .collect()
     }
 
@@ -740,6 +764,7 @@ impl Reign {
             .registry
             .sender(server)
             .is_some_and(|sender| sender.counts_acks(stream.stamp).is_ok());
+        let counts = counts || self.mutants.has(Mutant::AckCountsBeforeCut);
         if !counts || seen.vote != Vote::Counts {
             return silent;
         }
@@ -822,7 +847,9 @@ impl Reign {
 
     /// `JOIN-3`: the peer holds everything committed, and its grant to this epoch runs.
     fn may_grow(&self, now: Instant, line: &AssignmentLine, server: &ServerId) -> bool {
-        let holds = line.policy != Policy::SyncAll || self.holding.holds(now, server);
+        let holds = line.policy != Policy::SyncAll
+            || self.holding.holds(now, server)
+            || self.mutants.has(Mutant::GrowsWithoutLease);
         let votes = self
             .peers
             .get(server)
@@ -831,6 +858,7 @@ impl Reign {
             .streams
             .get(server)
             .is_some_and(|stream| stream.flushed >= self.mark.max(self.committed));
+        let whole = whole || self.mutants.has(Mutant::JoinsBelowHead);
         holds && votes && whole && self.remembers(line, server)
     }
 

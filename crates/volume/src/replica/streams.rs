@@ -381,7 +381,10 @@ impl Replica {
             }
             return;
         }
-        let join_point = self.store.log().head();
+        let join_point = match ctx.me.mutants.has(Mutant::JoinsBelowHead) {
+            true => after,
+            false => self.store.log().head(),
+        };
         if let Some(stream) = self.stream_of(peer, stamp) {
             stream.sent = stream.sent.max(after);
             stream.state = StreamState::Joined;
@@ -439,6 +442,7 @@ impl Replica {
             && votes
             && !line.is_in_sync(peer)
             && !reign.holding.holds(now, peer)
+            && !reign.mutants.has(Mutant::GrowsWithoutLease)
     }
 
     /// A peer granted its lease: it joins now if it waited for that.
@@ -625,8 +629,9 @@ impl Replica {
             return None;
         };
         let stream = reign.streams.get(&from.server)?;
-        let same =
-            header.epoch == reign.id.epoch && header.session == wire_session(stream.stamp.session);
+        let same = header.epoch == reign.id.epoch
+            && (header.session == wire_session(stream.stamp.session)
+                || reign.mutants.has(Mutant::StaleSessionAccepted));
         same.then_some(stream.stamp)
     }
 
@@ -665,10 +670,9 @@ impl Replica {
         }
         if let Role::Reign(reign) = &mut self.role
             && let Some(stream) = reign.streams.get_mut(&from.server)
-            && reign
-                .registry
-                .sender(&from.server)
-                .is_some_and(|sender| sender.counts_acks(stamp).is_ok())
+            && reign.registry.sender(&from.server).is_some_and(|sender| {
+                sender.counts_acks(stamp).is_ok() || ctx.me.mutants.has(Mutant::AckCountsBeforeCut)
+            })
         {
             stream.note_ack(ctx.now, ack);
         }

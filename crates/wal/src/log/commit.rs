@@ -182,6 +182,15 @@ impl Log {
                 self.on_read(read, piece, result, events);
                 self.read_on(now, read, ops);
             }
+            (Asked::Flush, Err(_)) if self.config.mutants.has(Mutant::FailedFlushRetried) => {
+                self.unflush();
+            }
+            (Asked::Frame { sequence }, Err(DeviceError::Short { .. }))
+                if self.config.mutants.has(Mutant::ShortWriteTakenForWhole) =>
+            {
+                self.on_written(sequence);
+                self.advance(now, events);
+            }
             (Asked::Frame { .. } | Asked::Flush, Err(error)) => {
                 self.poison(error, operation.what, events);
             }
@@ -190,8 +199,11 @@ impl Log {
                 self.advance(now, events);
             }
             (Asked::Flush, Ok(DeviceOutcome::Flushed)) => {
+                let later = self.config.mutants.has(Mutant::FlushCoversLaterWrites);
                 for frame in self.frames.range_mut(self.durable_frames..) {
-                    if frame.state == FrameState::Flushing {
+                    if frame.state == FrameState::Flushing
+                        || (later && frame.state == FrameState::Written)
+                    {
                         frame.state = FrameState::Durable;
                     }
                 }
@@ -262,7 +274,11 @@ impl Log {
         let first = first.lsn();
         let count = u32::try_from(batch.count).expect("a frame is bounded");
         let kind = FrameKind::Records { first, count };
-        let placed = self.write_frame(now, kind, batch, self.ring.reserve(), ops);
+        let reserve = match self.config.mutants.has(Mutant::ReserveIgnored) {
+            true => 0,
+            false => self.ring.reserve(),
+        };
+        let placed = self.write_frame(now, kind, batch, reserve, ops);
         if placed == Placed::Yes {
             self.place_slots(first, batch);
             self.queue.drain(..batch.count);
@@ -325,7 +341,10 @@ impl Log {
         let mut header = FrameHeader {
             store: self.config.store,
             sequence: self.next_sequence,
-            durable_through: self.durable_sequence(),
+            durable_through: match self.config.mutants.has(Mutant::DurableMarkTooHigh) {
+                true => self.last.sequence,
+                false => self.durable_sequence(),
+            },
             position,
             kind,
             record_bytes: u32::try_from(batch.record_bytes).expect("a frame is bounded"),
@@ -433,6 +452,9 @@ impl Log {
     /// Moves the frontier over the unbroken run of durable frames.
     fn advance(&mut self, now: Instant, events: &mut Vec<LogEvent>) {
         let mut said = self.flushed;
+        if self.config.mutants.has(Mutant::GapSkipped) {
+            self.skip_gaps();
+        }
         while let Some(frame) = self.frames.get(self.durable_frames)
             && frame.state == FrameState::Durable
         {
@@ -450,6 +472,25 @@ impl Log {
         self.tell_flushed(&mut said, events);
         self.free_memory();
         self.arm_mark(now);
+    }
+
+    /// A planted bug: the frames of a failed flush wait for another one.
+    fn unflush(&mut self) {
+        for frame in self.frames.range_mut(self.durable_frames..) {
+            if frame.state == FrameState::Flushing {
+                frame.state = FrameState::Written;
+            }
+        }
+    }
+
+    /// A planted bug: the frontier jumps to the last durable frame, over those that are not.
+    fn skip_gaps(&mut self) {
+        for frame in self.frames.range(self.durable_frames..) {
+            if let (FrameState::Durable, EntryKind::Records { flushes }) = (frame.state, frame.kind)
+            {
+                self.flushed = self.flushed.max(flushes);
+            }
+        }
     }
 
     fn tell_flushed(&self, said: &mut Lsn, events: &mut Vec<LogEvent>) {

@@ -56,7 +56,12 @@ impl Log {
         let mut frames = 0;
         // From the front: whatever a cut cuts lies before it and goes with it.
         for frame in self.frames.range(..self.durable_frames) {
-            if frame.last > tail || frame.link.sequence > sequence_max {
+            let one_more = self.config.mutants.has(Mutant::RetentionOffByOne);
+            let needed = match one_more {
+                true => frame.last > tail.next(),
+                false => frame.last > tail,
+            };
+            if needed || frame.link.sequence > sequence_max {
                 break;
             }
             before = frame.link;
@@ -105,7 +110,11 @@ impl Log {
 
     /// Bytes that one more record may take, its frame header included.
     pub(super) fn free_bytes(&self) -> u64 {
-        let kept = self.used_bytes() + self.ring.reserve();
+        let reserve = match self.config.mutants.has(Mutant::ReserveIgnored) {
+            true => 0,
+            false => self.ring.reserve(),
+        };
+        let kept = self.used_bytes() + reserve;
         self.ring.bytes.saturating_sub(kept)
     }
 

@@ -6,7 +6,10 @@ use moorline_wal::{LogReadError, ReadId, ReadStart, Record, RecordAt};
 use moorline_wire::{Commit, PayloadParts, Records, VolumeMessage};
 
 use super::{ReadFor, StreamState, wire_session};
-use crate::replica::{Ctx, Replica, Role};
+use crate::{
+    mutants::Mutant,
+    replica::{Ctx, Replica, Role},
+};
 
 /// Bytes on their way to one peer and not yet durable there: several round trips' worth of a fast
 /// network, and a bound for the memory that a slow peer can hold.
@@ -168,7 +171,7 @@ impl Replica {
     /// Sends records that directly follow what was sent; a stream that was rewound meanwhile
     /// ignores a page that no longer fits.
     fn send_records(&mut self, ctx: &mut Ctx<'_>, server: &ServerId, records: Vec<Record>) {
-        let committed = self.store.committed();
+        let committed = self.announced_commit(ctx);
         let acknowledged = self.desk.told();
         let Role::Reign(reign) = &mut self.role else {
             return;
@@ -205,7 +208,7 @@ impl Replica {
 
     /// Tells streams of a commit that no record carried.
     pub(in crate::replica) fn announce(&mut self, ctx: &mut Ctx<'_>) {
-        let committed = self.store.committed();
+        let committed = self.announced_commit(ctx);
         let acknowledged = self.desk.told();
         let Role::Reign(reign) = &mut self.role else {
             return;
@@ -232,6 +235,14 @@ impl Replica {
                 acknowledged,
             });
             self.send(ctx, link, header, body);
+        }
+    }
+
+    /// What replicas are told to be committed.
+    fn announced_commit(&self, ctx: &Ctx<'_>) -> Lsn {
+        match ctx.me.mutants.has(Mutant::CommitToldTooHigh) {
+            true => self.store.log().head(),
+            false => self.store.committed(),
         }
     }
 
