@@ -392,6 +392,10 @@ pub const UNSTAGED: &[(&str, &str)] = &[
         "messages of an ended session that arrive in the next one",
     ),
     (
+        "chain_not_verified",
+        "a torn end just before the end of the ring, with later frames at its beginning",
+    ),
+    (
         "damage_taken_for_torn_end",
         "a rotten log of which the volume needs every copy; a rotten store may open below what it had",
     ),
