@@ -396,6 +396,10 @@ pub const UNSTAGED: &[(&str, &str)] = &[
         "a torn end just before the end of the ring, with later frames at its beginning",
     ),
     (
+        "older_anchor_forgotten",
+        "a newer superblock that is lost when the ring was written over what the older one needs",
+    ),
+    (
         "damage_taken_for_torn_end",
         "a rotten log of which the volume needs every copy; a rotten store may open below what it had",
     ),
