@@ -21,8 +21,6 @@ pub enum Mutant {
     StoreIdentityIgnored,
     /// A primary that restarted keeps its epoch, at the master and at every member.
     RestartKeepsEpoch,
-    /// The checksum of blocks is a CRC-32, as it was in an earlier format.
-    LinearBlockChecksum,
     /// No bug of ours: every disk says that it flushed and did not.
     LyingFlush,
 }
@@ -154,11 +152,6 @@ pub const ALL: &[(&str, Mutant, &str)] = &[
         "reserve_ignored",
         Mutant::Log(moorline_wal::Mutant::ReserveIgnored),
         "a full log has room for a cut and a mark",
-    ),
-    (
-        "linear_block_checksum",
-        Mutant::LinearBlockChecksum,
-        "a block's checksum is no CRC",
     ),
     (
         "older_anchor_forgotten",
@@ -443,14 +436,10 @@ pub(crate) struct Planted {
 }
 
 impl Planted {
-    /// Plants `mutant` in what this thread builds from here on.
     pub(crate) fn one(mutant: Option<Mutant>) -> Self {
-        let linear = mutant == Some(Mutant::LinearBlockChecksum);
-        moorline_wal::plant_linear_block_checksum(linear);
         let mut planted = Self::default();
         match mutant {
-            // Planted above, on this thread.
-            None | Some(Mutant::LinearBlockChecksum) => {}
+            None => {}
             Some(Mutant::Log(bug)) => planted.store.log = planted.store.log.with(bug),
             Some(Mutant::Store(bug)) => planted.store = planted.store.with(bug),
             Some(Mutant::Engine(bug)) => planted.engine = planted.engine.with(bug),

@@ -457,7 +457,6 @@ fn fail_ended(name: &str, log: &Path) -> Result<()> {
 /// A step of the gate whose output is shown. Dropping it kills it.
 #[derive(Debug)]
 pub(crate) struct Background {
-    line: String,
     running: Running,
 }
 
@@ -470,7 +469,6 @@ impl Background {
             .spawn()
             .during(format!("starting {line}"))?;
         Ok(Self {
-            line,
             running: Running { child, ended: None },
         })
     }
@@ -484,19 +482,5 @@ impl Background {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    /// The same; anything but success is a failure.
-    pub(crate) fn finish(self) -> Result<()> {
-        let command = self.line.clone();
-        let status = self.wait()?;
-        if status.success() {
-            return Ok(());
-        }
-        Err(Failure::Command {
-            command,
-            status,
-            output: String::new(),
-        })
     }
 }

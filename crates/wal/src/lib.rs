@@ -48,8 +48,6 @@ pub use history::{Gap, LogOutline, RetainedHistory, last_common};
 pub use log::{
     Log, LogAnchor, LogConfig, LogEvent, LogOperation, LogRegion, ReadId, ReadStart, RecordAt,
 };
-#[cfg(feature = "mutants")]
-pub use mutants::plant_linear_block_checksum;
 pub use mutants::{Mutant, Mutants};
 pub use pin::{
     FullBasePin, PINS_MAX, PinHolder, PinInfo, PinKind, PinTable, RetentionPin, SnapshotPin,

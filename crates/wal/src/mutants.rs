@@ -34,21 +34,3 @@ moorline_types::mutants! {
     /// The bugs planted in one log. None by default.
     pub struct Mutants;
 }
-
-#[cfg(feature = "mutants")]
-std::thread_local! {
-    static LINEAR_BLOCK_CHECKSUM: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-}
-
-/// Makes [`block_crc`](crate::block_crc) the one of an earlier format, or no more, on this thread.
-///
-/// A block's checksum belongs to no log, so that the bug cannot be planted in one.
-#[cfg(feature = "mutants")]
-pub fn plant_linear_block_checksum(planted: bool) {
-    LINEAR_BLOCK_CHECKSUM.set(planted);
-}
-
-#[cfg(feature = "mutants")]
-pub(crate) fn block_checksum_is_linear() -> bool {
-    LINEAR_BLOCK_CHECKSUM.get()
-}

@@ -62,13 +62,6 @@ pub fn block_crc(volume: VolumeId, block: BlockIndex, content: &[u8]) -> u32 {
     let mut identity = [0; 24];
     identity[..16].copy_from_slice(&volume.get().to_le_bytes());
     identity[16..].copy_from_slice(&block.get().to_le_bytes());
-    #[cfg(feature = "mutants")]
-    if crate::mutants::block_checksum_is_linear() {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&identity);
-        hasher.update(content);
-        return hasher.finalize();
-    }
     let seed = XxHash3_64::oneshot(&identity);
     let bytes = XxHash3_64::oneshot_with_seed(seed, content).to_le_bytes();
     u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
