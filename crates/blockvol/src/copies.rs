@@ -17,7 +17,7 @@ use crate::{
     layout::SUPERBLOCK_OFFSETS,
     mutants::{Mutant, Mutants},
     ops::{OpTable, Purpose},
-    superblock::{Durable, Full, Superblock},
+    superblock::{Durable, EncodedLine, Full, Superblock},
 };
 
 /// What one copy says about the log and the image.
@@ -93,6 +93,7 @@ pub(crate) struct Copies {
     both_wanted: bool,
     checkpoint_wanted: Spread,
     round: Round,
+    encoded: EncodedLine,
     mutants: Mutants,
 }
 
@@ -116,6 +117,7 @@ impl Copies {
             both_wanted: false,
             checkpoint_wanted: Spread::None,
             round: Round::Idle,
+            encoded: EncodedLine::default(),
             mutants,
         }
     }
@@ -277,8 +279,8 @@ impl Copies {
     ) -> Result<Box<Superblock>, StoreFault> {
         self.next.generation += 1;
         let content = Box::new(self.next.clone());
-        issue_write(&content, copy, &self.pool, table, ops)
-            .map_err(|Full| StoreFault::SuperblockFull)?;
+        let into = (&self.pool, &mut self.encoded);
+        issue_write(&content, copy, into, table, ops).map_err(|Full| StoreFault::SuperblockFull)?;
         Ok(content)
     }
 
@@ -300,7 +302,8 @@ impl Copies {
                 // The same content as the first copy's, whatever was asked for since.
                 self.next.generation += 1;
                 content.generation = self.next.generation;
-                issue_write(&content, copy, &self.pool, table, ops)
+                let into = (&self.pool, &mut self.encoded);
+                issue_write(&content, copy, into, table, ops)
                     .map_err(|Full| StoreFault::SuperblockFull)?;
                 self.round = Round::Last {
                     copy,
@@ -344,12 +347,12 @@ impl Copies {
 pub(crate) fn issue_write(
     content: &Superblock,
     copy: usize,
-    pool: &BufferPool,
+    (pool, encoded): (&BufferPool, &mut EncodedLine),
     table: &mut OpTable,
     ops: &mut Vec<DeviceOp>,
 ) -> Result<(), Full> {
     let number = u32::try_from(copy).map_err(|_| Full)?;
-    let bytes = content.encode(number)?;
+    let bytes = content.encode(number, encoded)?;
     let payload = moorline_types::Payload::copy_padded(pool, &bytes);
     table.issue(
         Purpose::Superblock,

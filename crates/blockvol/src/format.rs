@@ -22,6 +22,7 @@ use crate::{
     copies::issue_write,
     layout::{LOG_OFFSET, Layout, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSETS},
     ops::{OpTable, Purpose},
+    superblock::EncodedLine,
 };
 
 /// What lies on the device before.
@@ -254,7 +255,8 @@ impl Formatting {
             history: Vec::new(),
             durable: Durable::default(),
         };
-        issue_write(&content, copy, &self.params.pool, &mut self.table, ops)
+        let into = (&self.params.pool, &mut EncodedLine::default());
+        issue_write(&content, copy, into, &mut self.table, ops)
             .map_err(|_| FormatError::SuperblockFull)
     }
 

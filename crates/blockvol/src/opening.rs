@@ -30,7 +30,7 @@ use crate::{
     ops::{OpTable, Purpose},
     reads::Reads,
     store::Closing,
-    superblock::{FORMAT_VERSION, Superblock},
+    superblock::{EncodedLine, FORMAT_VERSION, Superblock},
 };
 
 /// Whose store is expected.
@@ -316,7 +316,8 @@ impl StoreOpening {
         let content = self.content.as_mut().expect("the copies were read");
         content.generation += 1;
         self.on_disk[copy] = Some(Named::of(content));
-        issue_write(content, copy, &self.options.pool, &mut self.table, ops)
+        let into = (&self.options.pool, &mut EncodedLine::default());
+        issue_write(content, copy, into, &mut self.table, ops)
             .map_err(|_| OpenError::SuperblockFull)?;
         self.state = State::Raising { second };
         Ok(())

@@ -142,6 +142,28 @@ pub struct Superblock {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Full;
 
+/// The bytes of the assignment line that was encoded last.
+///
+/// A store writes its superblock at every move of a checkpoint, and the line changes with an
+/// assignment only: encoding it each time costs more than everything else of a write.
+#[derive(Debug, Default)]
+pub(crate) struct EncodedLine {
+    line: Option<AssignmentLine>,
+    bytes: Vec<u8>,
+}
+
+impl EncodedLine {
+    /// The bytes of `line`, none for none.
+    fn bytes_of(&mut self, line: Option<&AssignmentLine>) -> Result<&[u8], Full> {
+        if self.line.as_ref() != line {
+            let bytes = line.map(serde_json::to_vec).transpose();
+            self.bytes = bytes.map_err(|_| Full)?.unwrap_or_default();
+            self.line = line.cloned();
+        }
+        Ok(&self.bytes)
+    }
+}
+
 impl Superblock {
     /// Committed as known at an open: applied and checkpointed records were committed.
     #[must_use]
@@ -153,11 +175,8 @@ impl Superblock {
     }
 
     /// The bytes of copy number `copy` (0 or 1), not padded.
-    pub(crate) fn encode(&self, copy: u32) -> Result<Vec<u8>, Full> {
-        let line = match &self.durable.line {
-            Some(line) => serde_json::to_vec(line).map_err(|_| Full)?,
-            None => Vec::new(),
-        };
+    pub(crate) fn encode(&self, copy: u32, lines: &mut EncodedLine) -> Result<Vec<u8>, Full> {
+        let line = lines.bytes_of(self.durable.line.as_ref())?;
         let skipped = self.history.len().saturating_sub(HISTORY_MAX);
         let history = &self.history[skipped..];
         let given_up = &self.durable.given_up;
@@ -191,7 +210,7 @@ impl Superblock {
             out.epoch(given_up.mark);
             out.u64(u64::from(given_up.why as u8));
         }
-        out.bytes(&line);
+        out.bytes(line);
         seal(out.0)
     }
 

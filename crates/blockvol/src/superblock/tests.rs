@@ -92,6 +92,28 @@ fn area(bytes: &[u8]) -> Vec<u8> {
     area
 }
 
+fn encoded(superblock: &Superblock, copy: u32) -> Result<Vec<u8>, Full> {
+    superblock.encode(copy, &mut EncodedLine::default())
+}
+
+#[test]
+fn a_line_that_was_encoded_before_is_told_from_one_that_changed() {
+    let mut superblock = full();
+    let mut kept = EncodedLine::default();
+    for config in [0, 0, 1, 1, 0] {
+        let line = superblock.durable.line.as_mut().unwrap();
+        line.config = ConfigVersion::new(config);
+        superblock.generation += 1;
+        assert_eq!(
+            superblock.encode(0, &mut kept),
+            encoded(&superblock, 0),
+            "{config}"
+        );
+    }
+    superblock.durable.line = None;
+    assert_eq!(superblock.encode(0, &mut kept), encoded(&superblock, 0));
+}
+
 #[test]
 fn everything_comes_back() {
     let bare = Superblock {
@@ -102,7 +124,7 @@ fn everything_comes_back() {
     };
     for superblock in [full(), bare] {
         for copy in 0..2 {
-            let bytes = superblock.encode(copy).unwrap();
+            let bytes = encoded(&superblock, copy).unwrap();
             assert_eq!(
                 Superblock::decode(copy, &area(&bytes)),
                 Ok(superblock.clone())
@@ -113,7 +135,7 @@ fn everything_comes_back() {
 
 #[test]
 fn every_flipped_bit_is_noticed() {
-    let bytes = full().encode(1).unwrap();
+    let bytes = encoded(&full(), 1).unwrap();
     for at in 0..bytes.len() * 8 {
         let mut area = area(&bytes);
         area[at / 8] ^= 1 << (at % 8);
@@ -123,7 +145,7 @@ fn every_flipped_bit_is_noticed() {
 
 #[test]
 fn any_bytes_with_a_right_checksum_are_an_error_or_a_superblock_but_no_panic() {
-    let bytes = full().encode(0).unwrap();
+    let bytes = encoded(&full(), 0).unwrap();
     let mut state = 1_u64;
     let mut refused = 0;
     for at in 20..bytes.len() {
@@ -146,7 +168,7 @@ fn any_bytes_with_a_right_checksum_are_an_error_or_a_superblock_but_no_panic() {
 
 #[test]
 fn a_copy_knows_its_place() {
-    let bytes = full().encode(0).unwrap();
+    let bytes = encoded(&full(), 0).unwrap();
     assert_eq!(
         Superblock::decode(1, &area(&bytes)),
         Err(CopyFault::BadField { field: "copy" })
@@ -166,12 +188,12 @@ fn a_long_history_keeps_its_newest_lines_and_too_much_else_is_refused() {
             first: lsn(n),
         })
         .collect();
-    let bytes = superblock.encode(0).unwrap();
+    let bytes = encoded(&superblock, 0).unwrap();
     let found = Superblock::decode(0, &area(&bytes)).unwrap();
     assert_eq!(found.history.len(), HISTORY_MAX);
     assert_eq!(found.history.last(), superblock.history.last());
     superblock.durable.given_up = vec![full().durable.given_up[0]; 3_000];
-    assert_eq!(superblock.encode(0), Err(Full));
+    assert_eq!(encoded(&superblock, 0), Err(Full));
 }
 
 #[test]
@@ -192,7 +214,7 @@ fn as_many_given_up_ranges_as_are_allowed_fit_beside_everything_else() {
             mark: Epoch::new(n + 1, 0),
         })
         .collect();
-    let bytes = superblock.encode(0).unwrap();
+    let bytes = encoded(&superblock, 0).unwrap();
     let found = Superblock::decode(0, &area(&bytes)).unwrap();
     assert_eq!(found.durable, superblock.durable);
 }
