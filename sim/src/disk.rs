@@ -3,9 +3,10 @@
 //! A write becomes visible when it completes, and durable when it was a durable one or when a flush
 //! that was submitted after its completion completes. A power cut decides for every 512 bytes of
 //! everything else whether the old or the new bytes, or neither, are found afterwards. What else a
-//! disk may do wrong is in `disk/flaws.rs`.
+//! disk may do wrong is in `disk/flaws.rs`; `disk/torn.rs` takes the power in the moment of an operation.
 
 pub(crate) mod flaws;
+mod torn;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -382,6 +383,10 @@ impl SimDisk {
     /// The machine lost its power.
     pub(crate) fn power_cut(&mut self, dice: &mut Dice) {
         let fate = dice.pick(&[Fate::Old, Fate::New, Fate::Torn, Fate::Torn, Fate::Garbage]);
+        self.power_cut_as(fate, dice);
+    }
+
+    fn power_cut_as(&mut self, fate: Fate, dice: &mut Dice) {
         let mut versions: BTreeMap<u64, Vec<Bytes>> = BTreeMap::new();
         for (block, cached) in std::mem::take(&mut self.cached) {
             let pages = cached.into_iter().map(|(_, page)| page);

@@ -14,6 +14,7 @@
 //! | `content.rs` `history.rs` | what clients write, ask and hear |
 //! | `checkers.rs`, `checkers/` | the oracle |
 //! | `mutants.rs` | bugs to plant, each to be found |
+//! | `strike.rs` | [`Strike`]: a loss of power at one persist point |
 //! | `shrink.rs` | [`shrink`]: a smaller run that breaks the same rule |
 //! | `watch.rs` `html.rs` | what a person looks at afterwards; [`page`]: drawn |
 
@@ -30,6 +31,7 @@ mod network;
 mod plan;
 mod run;
 mod shrink;
+mod strike;
 mod watch;
 mod world;
 
@@ -38,8 +40,9 @@ pub use disk::flaws::{OpClass, StrayKind};
 pub use faults::{Aim, FAULTS, Recipe, Region};
 pub use html::page;
 pub use mutants::{ALL as MUTANTS, Mutant, UNSTAGED, UnknownMutant};
-pub use plan::{Limits, OnLoss, Plan, Style, Workload};
+pub use plan::{Enough, Limits, OnLoss, Plan, Style, Workload};
 pub use run::{Outcome, run, run_plan, run_staged};
 pub use shrink::{Shrunk, shrink};
+pub use strike::{Again, Moment, Reach, Strike};
 pub use watch::{Sample, Spot, SpotKind, Watch};
 pub use world::{Counts, Timeline};

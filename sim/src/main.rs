@@ -3,6 +3,7 @@
 mod cli {
     pub(crate) mod fleet;
     pub(crate) mod mutants;
+    pub(crate) mod persist;
     pub(crate) mod report;
 }
 
@@ -16,8 +17,9 @@ use clap::{Args, Parser, Subcommand};
 use moorline_sim::{FAULTS, MUTANTS, Mutant, Outcome, Rule, Timeline, page, run, run_plan};
 
 use self::cli::{
-    fleet::{AfterViolation, Budget, run_seeds},
+    fleet::{AfterViolation, Budget, cores, run_seeds},
     mutants::{Search, Unstaged, run_mutants},
+    persist::{PersistArguments, strike_seeds},
     report::{Replay, Totals, explain},
 };
 
@@ -32,6 +34,9 @@ struct Arguments {
 enum Command {
     /// Run seeds until one breaks a rule; exit 1 if one did.
     Run(Box<RunArguments>),
+    /// Take the power at each persist point of short runs, before, in the middle of and after it,
+    /// and once more while they recover; exit 1 if a rule was broken.
+    PersistPoints(PersistArguments),
     /// Name the bugs that can be planted.
     ListMutants,
     /// Plant each bug and count the seeds until it is found.
@@ -118,6 +123,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Run(arguments) => run_as_told(&arguments),
+        Command::PersistPoints(arguments) => persist_points(&arguments),
         Command::ListMutants => {
             for (name, _, takes) in MUTANTS {
                 println!("{name:28} removes: {takes}");
@@ -166,9 +172,8 @@ fn run_as_told(arguments: &RunArguments) -> ExitCode {
     }
     let from = arguments.seed.unwrap_or(0);
     let (from, to) = arguments.seeds.unwrap_or((from, u64::MAX));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let budget = Budget {
-        threads: arguments.threads.unwrap_or(cores),
+        threads: arguments.threads.unwrap_or_else(cores),
         time: arguments.time,
         after_violation: match arguments.keep_going {
             true => AfterViolation::GoOn,
@@ -178,7 +183,14 @@ fn run_as_told(arguments: &RunArguments) -> ExitCode {
     let totals = run_seeds(from..to, arguments.mutant, budget, |outcome| {
         explain(&outcome, arguments.mutant, arguments.shrink_runs);
     });
-    numbers(arguments, &totals)
+    numbers(arguments.json, &totals.json(), &totals)
+}
+
+fn persist_points(arguments: &PersistArguments) -> ExitCode {
+    let struck = strike_seeds(arguments, |outcome| {
+        explain(outcome, arguments.mutant, arguments.shrink_runs);
+    });
+    numbers(arguments.json, &struck.json(), &struck.totals)
 }
 
 /// One run: its timeline, its page, its numbers.
@@ -203,12 +215,14 @@ fn one(
     if outcome.violation.is_some() {
         explain(outcome, mutant, arguments.shrink_runs);
     }
-    numbers(arguments, &totals)
+    let mut found = totals.json();
+    // As text: a number of 64 bits does not survive every reader of JSON.
+    found["trace"] = format!("{:016x}", outcome.counts.trace).into();
+    numbers(arguments.json, &found, &totals)
 }
 
-fn numbers(arguments: &RunArguments, totals: &Totals) -> ExitCode {
-    let numbers = totals.json();
-    if arguments.json {
+fn numbers(json: bool, numbers: &serde_json::Value, totals: &Totals) -> ExitCode {
+    if json {
         println!("{numbers}");
     } else {
         println!("{numbers:#}");

@@ -8,6 +8,7 @@ use crate::{
     clock::Clock,
     dice::Dice,
     faults::{Mix, Recipe},
+    strike::Strike,
 };
 
 /// Nanoseconds.
@@ -51,6 +52,12 @@ pub struct Plan {
     /// What a primary does when acknowledged records may be lost with memory.
     #[serde(default)]
     pub on_loss: OnLoss,
+    /// What clients do when they have asked for as much as was planned and disturbances go on.
+    #[serde(default)]
+    pub enough: Enough,
+    /// The persist point at which the power goes, if it does at one.
+    #[serde(default)]
+    pub strike: Option<Strike>,
     pub(crate) clocks: Vec<Clock>,
 }
 
@@ -63,6 +70,17 @@ pub enum OnLoss {
     Continue,
     /// Serves nobody until an operator decides. None does.
     Stop,
+}
+
+/// What clients do when they have asked for as much as was planned.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enough {
+    /// They ask for more, as long as disturbances go on.
+    #[default]
+    GoesOn,
+    /// They wait until all is healed.
+    Rests,
 }
 
 /// What clients ask for.
@@ -182,6 +200,8 @@ impl Plan {
             suspect: corrupts.then(|| dice.index(replicas)),
             limits: Limits::draw(dice),
             on_loss: OnLoss::Continue,
+            enough: Enough::GoesOn,
+            strike: None,
             clocks: (0..=replicas).map(|_| clock(dice)).collect(),
         }
     }

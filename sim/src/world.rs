@@ -8,7 +8,9 @@
 //! | `world/clients.rs` | closed-loop clients |
 //! | `world/acts.rs` | disturbances carried out, and healed |
 //! | `world/ailments.rs` | what disks do wrong |
-//! | `world/phases.rs` | set-up, work, healing, read-back, rest |
+//! | `world/strikes.rs` | losses of power at persist points |
+//! | `world/phases.rs` | set-up, work, healing, read-back |
+//! | `world/rest.rs` | replicas at rest |
 
 mod acts;
 mod ailments;
@@ -17,6 +19,8 @@ mod clients;
 mod hosts;
 mod links;
 mod phases;
+mod rest;
+mod strikes;
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -26,7 +30,7 @@ use std::{
 use moorline_types::{BufferPool, ServerId, VolumeId};
 use moorline_volume::DeviceKey;
 
-use self::{authority::MasterHost, clients::Client, hosts::Host, phases::Phase};
+use self::{authority::MasterHost, clients::Client, hosts::Host, phases::Phase, strikes::Strikes};
 use crate::{
     checkers::{Rule, Violation, lineage::Lineage, reigns::Reigns},
     content::OpNo,
@@ -79,6 +83,8 @@ enum Happens {
     Fault { index: usize },
     /// A part of a disturbance.
     Does(Act),
+    /// A machine that lost its power has it again.
+    Restarts { host: usize },
     /// The run goes on to what follows.
     PhaseDue,
 }
@@ -125,6 +131,10 @@ pub struct Counts {
     pub notes: BTreeMap<&'static str, u64>,
     /// Disturbances, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// Persist points passed, by what became durable there.
+    pub persist_points: BTreeMap<&'static str, u64>,
+    /// Persist points at which the power went, by what would have become durable, and when.
+    pub struck: BTreeMap<(&'static str, &'static str), u64>,
     /// Digest over all that happened, in order.
     pub trace: u64,
 }
@@ -136,6 +146,12 @@ pub enum Timeline {
     Off,
     /// The lines are kept.
     Kept,
+}
+
+thread_local! {
+    /// Every run of a thread takes its buffers from here: the next run needs what this one gives
+    /// back. What a buffer held before must not matter to a run; that it does not is tested.
+    static POOL: BufferPool = BufferPool::new();
 }
 
 /// A whole cluster.
@@ -164,6 +180,7 @@ pub(crate) struct World {
     pace: Pace,
     /// How often a process ended.
     memories_lost: usize,
+    strikes: Strikes,
     counts: Counts,
     timeline: Timeline,
     lines: Vec<String>,
@@ -174,7 +191,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(dice: Dice, plan: Plan, mutant: Option<Mutant>, timeline: Timeline) -> Self {
-        let pool = BufferPool::new();
+        let pool = POOL.with(BufferPool::clone);
         let mut dice = dice;
         let salt = dice.bits();
         let mut world = Self {
@@ -199,6 +216,7 @@ impl World {
             healed_at: 0,
             pace: Pace::AsPlanned,
             memories_lost: 0,
+            strikes: Strikes::new(plan.strike),
             counts: Counts::default(),
             timeline,
             lines: Vec::new(),
@@ -251,6 +269,7 @@ impl World {
             Happens::ClientGivesUp { client, op } => self.client_gives_up(client, op),
             Happens::Fault { index } => self.fault(index),
             Happens::Does(act) => self.does(act),
+            Happens::Restarts { host } => self.start_host(host),
             Happens::PhaseDue => self.phase_due(),
         }
     }
@@ -310,6 +329,7 @@ impl World {
             Happens::Fault { index } => 13 << 8 | index as u64,
             Happens::Does(_) => 14 << 8,
             Happens::PhaseDue => 15 << 8,
+            Happens::Restarts { host } => 16 << 8 | host as u64,
         };
         self.mix(next.at);
         self.mix(kind);

@@ -30,6 +30,11 @@ pub(crate) enum AfterViolation {
     GoOn,
 }
 
+/// How many runs this machine makes at the same time.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Runs seeds; `failed` is called for each that breaks a rule, in the order in which they end.
 pub(crate) fn run_seeds(
     seeds: Range<u64>,

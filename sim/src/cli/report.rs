@@ -23,6 +23,7 @@ pub(crate) struct Totals {
     reigns: u64,
     faults: BTreeMap<&'static str, u64>,
     notes: BTreeMap<&'static str, u64>,
+    struck: BTreeMap<String, u64>,
 }
 
 impl Totals {
@@ -46,6 +47,9 @@ impl Totals {
             for (name, count) in from {
                 *into.entry(name).or_default() += count;
             }
+        }
+        for ((place, moment), count) in &counts.struck {
+            *self.struck.entry(format!("{place} {moment}")).or_default() += count;
         }
     }
 
@@ -86,6 +90,7 @@ impl Totals {
             "reigns": self.reigns,
             "faults": self.faults,
             "notes": self.notes,
+            "persist_points_struck": self.struck,
         })
     }
 }

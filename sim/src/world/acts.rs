@@ -117,7 +117,7 @@ impl World {
         self.drop_conns_of(Party::Server(s), false);
     }
 
-    fn power_cut(&mut self, s: usize) {
+    pub(super) fn power_cut(&mut self, s: usize) {
         self.end_host(s);
         for disk in self.hosts[s].disks.values_mut() {
             disk.power_cut(&mut self.dice);

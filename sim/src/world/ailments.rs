@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    fn layout(&self) -> Layout {
+    pub(super) fn layout(&self) -> Layout {
         Layout::new(BlockCount::new(self.plan.blocks), self.plan.log_bytes)
             .expect("the stores were made")
     }

@@ -16,7 +16,7 @@ use crate::{
     dice::Dice,
     faults::Pace,
     history::{Op, Outcome, What},
-    plan::{MS, OWN_BLOCKS, SECOND},
+    plan::{Enough, MS, OWN_BLOCKS, SECOND},
 };
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
@@ -103,6 +103,9 @@ impl World {
     fn client_has_work(&self, client: usize) -> bool {
         match self.phase {
             Phase::SetUp | Phase::Rest | Phase::Over => false,
+            Phase::Work if self.plan.enough == Enough::Rests => {
+                self.counts.ops < self.plan.ops as u64
+            }
             Phase::Work | Phase::Healing => true,
             Phase::ReadBack => self.clients[client].reads_back_from.is_some(),
         }

@@ -11,7 +11,10 @@ use moorline_volume::{
     OnVolatileLoss, journal::Happening,
 };
 use moorline_wal::RecordAt;
-use moorline_wire::Message;
+use moorline_wire::{
+    Message,
+    control::{ReplicaReport, ServerToMaster},
+};
 
 use super::{Happens, Timeline, World};
 use crate::{
@@ -71,6 +74,8 @@ pub(super) struct Host {
     pub(super) swapped: bool,
     /// Its disk damaged data that was at rest, or on its way there.
     pub(super) corrupted: bool,
+    /// How its replica stood when it last told the master.
+    pub(super) reported: Option<ReplicaReport>,
     /// The block at rest that will rot, what it held, and in which run of the process.
     pub(super) rot_marked: Option<(u32, u64, bytes::Bytes)>,
     idle_steps: (u64, u32),
@@ -109,6 +114,7 @@ impl Host {
             struck: false,
             swapped: false,
             corrupted: false,
+            reported: None,
             rot_marked: None,
             idle_steps: (0, 0),
         }
@@ -209,6 +215,7 @@ impl World {
         host.wake_at = None;
         host.links.clear();
         host.master = None;
+        host.reported = None;
         host.export = None;
         host.serving = None;
         self.detach_clients(index);
@@ -285,6 +292,9 @@ impl World {
         }
         self.watch_for_loops(index, worked);
         for action in out {
+            if !self.hosts[index].is_up() {
+                break;
+            }
             self.carry_out(index, action);
         }
         self.watch_log(index);
@@ -292,7 +302,7 @@ impl World {
     }
 
     /// What was cut stays cut, what is pinned stays.
-    fn watch_log(&mut self, index: usize) {
+    pub(super) fn watch_log(&mut self, index: usize) {
         let (volume, host) = (self.volume, &mut self.hosts[index]);
         let (Some(node), Some(volume)) = (&host.node, volume) else {
             return;
@@ -425,6 +435,10 @@ impl World {
                 }
             }
             Action::TellMaster(message) => {
+                if let ServerToMaster::Heartbeat(heartbeat) = &message {
+                    let ours = |report: &&ReplicaReport| Some(report.volume) == self.volume;
+                    self.hosts[index].reported = heartbeat.volumes.iter().find(ours).cloned();
+                }
                 if let Some(conn) = self.hosts[index].master {
                     let message = Message::ServerToMaster(Box::new(message));
                     self.send(conn, End::Acceptor, &message);
@@ -524,6 +538,9 @@ impl World {
     }
 
     fn submit_op(&mut self, index: usize, device: DeviceKey, op: DeviceOp) {
+        let Some(op) = self.passes(index, device, op) else {
+            return;
+        };
         let usual = self.plan.disk_us * 1_000;
         let base = match &op.kind {
             DeviceOpKind::Flush => usual * 2,

@@ -1,13 +1,12 @@
 //! A run: set-up, work under disturbances, healing, the volume read back, rest.
 
-use moorline_blockvol::inspect::{DigestThrough, inspect};
-use moorline_types::{AckPoint, Lsn, Policy};
+use moorline_types::{AckPoint, Policy};
 
 use super::{Happens, World, clients::Client, hosts::Host};
 use crate::{
     checkers::{Rule, Violation, lineage::Memory, linear, single},
     dice::Dice,
-    plan::{MS, OnLoss, SECOND},
+    plan::{Enough, MS, OnLoss, SECOND},
     watch::SpotKind,
 };
 
@@ -108,6 +107,18 @@ impl World {
             for client in &mut self.clients {
                 client.done_since_healing = 0;
             }
+            if self.plan.enough == Enough::Rests {
+                self.wake_clients();
+            }
+        }
+    }
+
+    /// Clients that rested ask again.
+    fn wake_clients(&mut self) {
+        for client in 0..self.clients.len() {
+            if self.is_idle(client) {
+                self.after(MS, Happens::ClientTurn { client });
+            }
         }
     }
 
@@ -193,84 +204,6 @@ impl World {
         self.check(verdict);
     }
 
-    fn resting(&mut self) {
-        let Some(volume) = self.volume else { return };
-        let leader = self.serving_host().and_then(|host| {
-            let replica = self.hosts[host].node.as_ref()?.volume(volume)?;
-            let at = replica.store().frontiers();
-            Some((at.head, at.tail))
-        });
-        let Some((head, tail)) = leader else { return };
-        let at_rest = self.hosts.iter().all(|host| {
-            host.replaced
-                || host.node.as_ref().is_some_and(|node| {
-                    node.volume(volume).is_some_and(|replica| {
-                        let store = replica.store();
-                        let at = store.frontiers();
-                        let whole = at.head == head && at.applied == head && at.checkpoint == head;
-                        (whole && store.is_at_rest())
-                            || store.durable().needs_rebuild
-                            || at.head < tail
-                    })
-                })
-        });
-        if at_rest {
-            self.compare(head, tail);
-            self.phase = Phase::Over;
-        }
-    }
-
-    /// Replicas at rest are byte-equal.
-    fn compare(&mut self, head: Lsn, tail: Lsn) {
-        let mut seen: Option<(usize, Option<String>)> = None;
-        let mut verdict = Ok(());
-        let notes = &mut self.counts.notes;
-        let damaged_replicas = notes.entry("damaged_replicas").or_default();
-        for (index, host) in self.hosts.iter().enumerate() {
-            let rebuild = host
-                .node
-                .as_ref()
-                .zip(self.volume)
-                .is_some_and(|(node, volume)| {
-                    node.volume(volume).is_some_and(|replica| {
-                        let store = replica.store();
-                        // What the primary reclaimed nobody can send any more.
-                        store.durable().needs_rebuild || store.frontiers().head < tail
-                    })
-                });
-            if host.replaced || rebuild {
-                continue;
-            }
-            let found = host
-                .disks
-                .values()
-                .next()
-                .and_then(|disk| inspect(disk, DigestThrough::Record(head)).ok())
-                .and_then(|found| found.store?.digest);
-            let damaged = found
-                .as_ref()
-                .is_some_and(|digest| !digest.damaged_blocks.is_empty());
-            if damaged && host.corrupted {
-                *damaged_replicas += 1;
-                continue;
-            }
-            let digest = found.and_then(|digest| digest.sha256);
-            match &seen {
-                Some((first, known)) if *known != digest || digest.is_none() => {
-                    let reason = format!(
-                        "s{} and s{} differ at rest at {head}: {known:?} {digest:?}",
-                        first + 1,
-                        index + 1
-                    );
-                    verdict = Err(Violation::new(Rule::Replicas, reason));
-                }
-                Some(_) => {}
-                None => seen = Some((index, digest)),
-            }
-        }
-        self.check(verdict);
-    }
-
     /// Where every replica stands, for people.
     pub(super) fn describe(&self) -> String {
         let mut text = String::new();
@@ -295,6 +228,9 @@ impl World {
                 host.replaced,
                 host.export
             ));
+        }
+        if let Some(excess) = self.excess() {
+            text.push_str(&format!("\n  {excess}"));
         }
         text
     }

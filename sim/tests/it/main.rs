@@ -1,8 +1,12 @@
 //! Runs of the whole cluster: repeatable, clean, and quick to see a planted bug.
 
+mod acceptance;
+mod matrix;
+mod stage;
+
 use moorline_sim::{
-    Aim, FAULTS, MUTANTS, Mutant, OnLoss, OpClass, Outcome, Plan, Recipe, Region, StrayKind,
-    Timeline, run, run_staged, shrink,
+    FAULTS, MUTANTS, Mutant, OnLoss, Outcome, Plan, Recipe, Strike, Timeline, run, run_plan,
+    run_staged, shrink,
 };
 use moorline_types::{AckPoint, Policy};
 
@@ -79,43 +83,10 @@ fn without_disturbance_nothing_is_unknown_or_refused() {
 }
 
 #[test]
-fn a_primary_killed_within_its_lease_never_goes_on_in_its_epoch() {
-    let kill = Recipe::Kill {
-        aim: Aim::Primary,
-        down: 50 * MS,
-    };
-    let outcome = staged(6, &[(SECOND, kill), (10 * SECOND, kill)]);
-    must_pass(&outcome);
-    assert!(outcome.counts.reigns >= 3, "{:?}", outcome.counts);
-}
-
-#[test]
 fn a_power_cut_of_all_loses_no_acknowledged_write() {
     for seed in 20..25 {
         let cut = Recipe::PowerCutAll { down: 100 * MS };
         must_pass(&staged(seed, &[(2 * SECOND, cut), (9 * SECOND, cut)]));
-    }
-}
-
-#[test]
-fn a_primary_that_was_stopped_answers_nothing_without_a_lease() {
-    let pause = Recipe::Pause {
-        aim: Aim::Primary,
-        time: 6 * SECOND,
-    };
-    let outcome = staged(8, &[(2 * SECOND, pause)]);
-    must_pass(&outcome);
-    assert!(outcome.counts.reigns >= 2, "{:?}", outcome.counts);
-}
-
-#[test]
-fn a_primary_that_was_cut_off_loses_its_tail_and_comes_back() {
-    for seed in 30..35 {
-        let diverge = Recipe::Diverge {
-            time: 5 * SECOND,
-            down: 30 * MS,
-        };
-        must_pass(&staged(seed, &[(2 * SECOND, diverge)]));
     }
 }
 
@@ -160,87 +131,6 @@ fn a_volume_that_was_told_to_goes_on_after_a_loss_and_says_so() {
 }
 
 #[test]
-fn a_primary_whose_log_fails_hands_over_and_loses_nothing() {
-    for what in [OpClass::Write, OpClass::Flush] {
-        let fails = Recipe::TransientError {
-            aim: Aim::Primary,
-            what,
-            count: 1,
-            time: 6 * SECOND,
-        };
-        let outcome = staged(9, &[(2 * SECOND, fails)]);
-        must_pass(&outcome);
-        assert!(outcome.counts.reigns >= 2, "{what:?} {:?}", outcome.counts);
-        assert_eq!(outcome.counts.notes.get("store_failed"), Some(&1));
-    }
-}
-
-#[test]
-fn a_hung_follower_stops_nobody() {
-    let hangs = Recipe::HungDisk {
-        aim: Aim::Follower,
-        time: 9 * SECOND,
-    };
-    let outcome = staged(10, &[(2 * SECOND, hangs)]);
-    must_pass(&outcome);
-    assert_eq!(outcome.counts.reigns, 1, "{:?}", outcome.counts);
-}
-
-#[test]
-fn a_primary_whose_disk_hangs_is_replaced() {
-    let hangs = Recipe::HungDisk {
-        aim: Aim::Primary,
-        time: 12 * SECOND,
-    };
-    let outcome = staged(11, &[(2 * SECOND, hangs)]);
-    must_pass(&outcome);
-    assert!(outcome.counts.reigns >= 2, "{:?}", outcome.counts);
-}
-
-#[test]
-fn full_disks_stop_the_volume_and_lose_nothing() {
-    let full = Recipe::FullDisks { time: 3 * SECOND };
-    let outcome = staged(12, &[(2 * SECOND, full)]);
-    must_pass(&outcome);
-    assert!(outcome.counts.notes.contains_key("store_failed"));
-}
-
-#[test]
-fn swapped_disks_are_refused() {
-    let swapped = Recipe::SwappedDisks { time: 3 * SECOND };
-    let outcome = staged(13, &[(2 * SECOND, swapped)]);
-    must_pass(&outcome);
-    assert_eq!(outcome.counts.notes.get("store_refused"), Some(&2));
-}
-
-/// Three replicas, one of whose disks damages data.
-fn damaged(seed: u64, recipe: Recipe) -> Outcome {
-    let faults = [(2 * SECOND, recipe), (4 * SECOND, recipe)];
-    run_staged(seed, None, Timeline::Off, |plan| {
-        quorum(&faults)(plan);
-        plan.suspect = Some(0);
-    })
-}
-
-#[test]
-fn one_bad_disk_is_never_believed() {
-    let regions = [
-        Region::Superblock,
-        Region::Log,
-        Region::Map,
-        Region::Extents,
-    ];
-    let rots = regions.map(|region| Recipe::BitRot { region });
-    let strays =
-        [StrayKind::Lost, StrayKind::Misdirected].map(|kind| Recipe::StrayWrite { kind, count: 2 });
-    for recipe in rots.into_iter().chain(strays) {
-        for seed in 40..43 {
-            must_pass(&damaged(seed, recipe));
-        }
-    }
-}
-
-#[test]
 fn every_disturbance_is_listed() {
     let drawn: Vec<&str> = (0..1_000)
         .flat_map(|seed| Plan::of(seed).faults)
@@ -258,6 +148,39 @@ fn planted(name: &str) -> Mutant {
     let known = MUTANTS.iter().find(|(known, ..)| *known == name);
     let (_, mutant, _) = known.expect("it is in the list");
     *mutant
+}
+
+/// How often the power went in the runs of one seed, at every `every`-th point.
+fn struck(seed: u64, every: usize, bug: Option<Mutant>) -> (u64, bool) {
+    let plan = Plan::for_persist_points(seed);
+    let whole = run_plan(seed, plan.clone(), bug, Timeline::Off);
+    let points = whole.counts.persist_points.values().sum::<u64>();
+    let (mut struck, mut found) = (0, whole.violation.is_some());
+    for point in (1..=points).step_by(every) {
+        for strike in Strike::at(seed, point) {
+            let mut plan = plan.clone();
+            plan.strike = Some(strike);
+            let outcome = run_plan(seed, plan, bug, Timeline::Off);
+            struck += outcome.counts.struck.values().sum::<u64>();
+            found |= outcome.violation.is_some();
+            if bug.is_none() {
+                must_pass(&outcome);
+            }
+        }
+    }
+    (struck, found)
+}
+
+#[test]
+fn power_lost_at_any_persist_point_loses_nothing() {
+    let (struck, _) = struck(4, 23, None);
+    assert!(struck > 10, "the power went {struck} times");
+}
+
+#[test]
+fn a_bug_of_persisting_is_found_at_some_persist_point() {
+    let (_, found) = struck(4, 23, Some(planted("ack_before_flush")));
+    assert!(found);
 }
 
 #[test]
