@@ -74,7 +74,8 @@ fn synced_writes_survive_a_cut_and_unsynced_ones_do_not() {
         "an unsynced write is read back while there is power"
     );
     let report = disk.cut(CutMode::Drop).unwrap().unwrap();
-    assert_eq!(report.tally.writes_dropped, 2);
+    // At least: the kernel may write to a device of its own accord.
+    assert!(report.tally.writes_dropped >= 2);
     disk.power_on().unwrap();
     let file = open_direct(disk.device_path());
     assert!(holds(&file, 0, 1) && holds(&file, 1, 1) && holds(&file, 2, 0));

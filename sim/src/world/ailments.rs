@@ -126,6 +126,9 @@ impl World {
         let one = std::mem::take(&mut self.hosts[a].disks);
         let other = std::mem::replace(&mut self.hosts[b].disks, one);
         self.hosts[a].disks = other;
+        // Damage goes with the disk.
+        let damaged = self.hosts[a].corrupted;
+        self.hosts[a].corrupted = std::mem::replace(&mut self.hosts[b].corrupted, damaged);
         for s in [a, b] {
             self.hosts[s].swapped = !self.hosts[s].swapped;
         }

@@ -1,9 +1,9 @@
 //! Replicas at rest: byte-equal, and nothing of what recovery took is held any more.
 
 use moorline_blockvol::inspect::{DigestThrough, inspect};
-use moorline_types::Lsn;
+use moorline_types::{Lsn, ServerId};
 use moorline_volume::Replica;
-use moorline_wal::RecordAt;
+use moorline_wal::{PinHolder, RecordAt};
 use moorline_wire::control::PeerState;
 
 use super::{World, hosts::Host, phases::Phase};
@@ -112,15 +112,16 @@ impl World {
             .iter()
             .filter_map(|host| Some((host, self.sound_replica(host, tail)?)))
             .collect();
+        let is_sound = |server: &ServerId| sound.iter().any(|(host, _)| host.server == *server);
         let held = sound.iter().find_map(|(host, replica)| {
-            let held = held_by(replica)?;
+            let held = held_by(replica, &is_sound)?;
             Some(format!("{}: {held}", host.server))
         });
         held.or_else(|| {
             let report = self.hosts[self.serving_host()?].reported.as_ref()?;
             let peers = report.peers.iter();
             peers
-                .filter(|peer| sound.iter().any(|(host, _)| host.server == peer.server))
+                .filter(|peer| is_sound(&peer.server))
                 .find(|peer| peer.state != PeerState::InSync || peer.session.is_some())
                 .map(|peer| format!("peer {}: {:?} {:?}", peer.server, peer.state, peer.session))
         })
@@ -140,11 +141,16 @@ impl World {
 /// below it. One superblock's write may have to wait for the next pass.
 const LOG_PERCENT_AT_REST: u8 = 75;
 
-/// What a replica holds that one at rest does not.
-fn held_by(replica: &Replica) -> Option<String> {
+/// What a replica holds that one at rest does not. A session of a peer that is not sound never
+/// ends: it follows, and is never called in sync.
+fn held_by(replica: &Replica, is_sound: &dyn Fn(&ServerId) -> bool) -> Option<String> {
     let store = replica.store();
     let log = store.log();
-    if let Some(pin) = log.pins().first() {
+    let ends = |holder: &PinHolder| match holder {
+        PinHolder::CatchUp { server, .. } | PinHolder::Rebuild { server, .. } => is_sound(server),
+        PinHolder::Promotion { .. } | PinHolder::Operation { .. } => true,
+    };
+    if let Some(pin) = log.pins().iter().find(|pin| ends(&pin.holder)) {
         return Some(format!("{pin:?}"));
     }
     if store.dirty_bytes() > 0 {
