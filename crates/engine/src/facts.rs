@@ -2,45 +2,7 @@
 
 use std::fmt;
 
-use moorline_types::{Epoch, EpochStart, Lsn, LsnRange};
-
-/// One operation of many steps, as its audit row names it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct OperationId(u128);
-
-impl OperationId {
-    /// Makes an id from 128 bits.
-    #[must_use]
-    pub const fn new(bits: u128) -> Self {
-        Self(bits)
-    }
-
-    /// The bits.
-    #[must_use]
-    pub const fn get(self) -> u128 {
-        self.0
-    }
-}
-
-impl fmt::Display for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
-    }
-}
-
-/// Records that a recorded decision gave up (lossy or forced promotion, volatile loss).
-///
-/// Excuses the loss of records in `range` that were written *before* `epoch`; a record of `epoch`
-/// or later at the same positions is not excused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct GivenUp {
-    /// The epoch whose mark recorded the decision.
-    pub epoch: Epoch,
-    /// What was given up, `(after, through]`.
-    pub range: LsnRange,
-    /// Who decided: the operation's audit row tells.
-    pub operation: OperationId,
-}
+use moorline_types::{Epoch, EpochStart, GivenUp, Lsn};
 
 /// A primary's own log, in one snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -48,14 +48,12 @@ mod testing;
 pub use action::{Action, Actions, Directed};
 pub use budget::{BudgetLimit, CatchUpBudget, Meter, Spending};
 pub use event::{Answer, Event, Fact, Known, Refusal};
-pub use facts::{
-    GivenUp, Image, Impossible, OperationId, PrimaryFacts, ReplicaFacts, Side, check_pin,
-};
+pub use facts::{Image, Impossible, PrimaryFacts, ReplicaFacts, Side, check_pin};
 pub use fence::{Admitted, EpochFence, Fenced, Raise};
 pub use mutants::{Mutant, Mutants};
 pub use outcome::{
     CommittedDataMissing, NoVerdict, Outcome, Proof, Reason, RebuildReason, Verdict, classify,
-    epoch_of, last_common,
+    epoch_of, excused, last_common,
 };
 pub use planner::{
     Checkpoint, PinNeed, Plan, PlanKind, RebuildFacts, RebuildSource, SourceChoice, Unavailable,

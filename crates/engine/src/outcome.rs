@@ -16,10 +16,10 @@
 //! recorded decision gave it up. (A primary's own committed point above L is ordinary lag: its log
 //! holds those records.)
 
-use moorline_types::{Epoch, EpochStart, Lsn, LsnRange};
+use moorline_types::{Epoch, EpochStart, GivenUp, Lsn, LsnRange};
 
 use crate::{
-    facts::{GivenUp, Impossible, PrimaryFacts, ReplicaFacts},
+    facts::{Impossible, PrimaryFacts, ReplicaFacts},
     mutants::{Mutant, Mutants},
 };
 
@@ -303,11 +303,11 @@ fn check_nothing_committed_is_missing(
     if !absent && !different {
         return Ok(());
     }
+    let log = (replica.history, replica.head);
     let excused = last_common.is_some_and(|common| {
-        let written_by = epoch_of(replica.history, replica.head, known)
-            .or(replica.history.last().map(|start| start.epoch));
-        let decisions = || primary.given_up.iter().chain(replica.given_up);
-        decisions().any(|given_up| excuses(given_up, common, known, written_by))
+        [primary.given_up, replica.given_up]
+            .into_iter()
+            .any(|given_up| excused(given_up, (common, known), log))
     });
     if excused {
         return Ok(());
@@ -321,10 +321,20 @@ fn check_nothing_committed_is_missing(
     })
 }
 
-/// Whether a decision gave up all of `(common, known]`, whose last record `written_by` wrote.
-fn excuses(given_up: &GivenUp, common: Lsn, known: Lsn, written_by: Option<Epoch>) -> bool {
-    let covers = given_up.range.after() <= common && known <= given_up.range.through();
-    covers && written_by.is_none_or(|epoch| epoch < given_up.epoch)
+/// Whether one recorded decision gave up all of `(common, known]` of a log with this history and
+/// head: what one epoch wrote can only have been given up by a later one.
+#[must_use]
+pub fn excused(
+    given_up: &[GivenUp],
+    (common, known): (Lsn, Lsn),
+    (history, head): (&[EpochStart], Lsn),
+) -> bool {
+    let last = history.last().map(|start| start.epoch);
+    let written_by = epoch_of(history, head, known).or(last);
+    given_up.iter().any(|given_up| {
+        let covers = given_up.range.after() <= common && known <= given_up.range.through();
+        covers && written_by.is_none_or(|epoch| epoch < given_up.epoch)
+    })
 }
 
 /// How far two logs are the same.

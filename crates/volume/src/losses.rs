@@ -1,12 +1,11 @@
-//! What promotions gave up: how the ranges add up, and what they excuse. Pure.
+//! What promotions gave up: how the ranges add up. Pure; what they excuse is the engine's verdict.
 //!
 //! A range names the epoch that gave it up and the epoch whose mark announces it. It is announced
 //! in a log that has a record of that mark's epoch; where it is not, a store's superblock is the
 //! only sign of the loss (`CUT-6`, `PROM-13`).
 
 use moorline_blockvol::GIVEN_UP_MAX;
-use moorline_engine::epoch_of;
-use moorline_types::{Epoch, EpochStart, GivenUp, GivenUpWhy, Lsn};
+use moorline_types::{EpochStart, GivenUp, GivenUpWhy, Lsn};
 
 /// Announced ranges kept in a superblock: who was away for longer than so many losses is told
 /// that committed data is missing, and an operator looks.
@@ -80,24 +79,9 @@ fn oldest_announced(given_up: &[GivenUp], history: &[EpochStart]) -> Option<usiz
         .min_by_key(|&at| given_up[at].mark)
 }
 
-/// Whether a recorded decision gave up all of `(common, known]` of a log with this history and
-/// head: what one epoch wrote can only have been given up by a later one.
-pub(crate) fn excused(
-    given_up: &[GivenUp],
-    (common, known): (Lsn, Lsn),
-    (history, head): (&[EpochStart], Lsn),
-) -> bool {
-    let last = history.last().map(|start| start.epoch);
-    let written_by = epoch_of(history, head, known).or(last);
-    given_up.iter().any(|given_up| {
-        let covers = given_up.range.after() <= common && known <= given_up.range.through();
-        covers && written_by.is_none_or(|epoch: Epoch| epoch < given_up.epoch)
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use moorline_types::LsnRange;
+    use moorline_types::{Epoch, LsnRange};
 
     use super::*;
 
@@ -163,17 +147,5 @@ mod tests {
         assert_eq!(standing(&[lost], &both).count(), 1);
         let gone_on = history(&[(1, 1), (4, 10), (5, 11)]);
         assert_eq!(standing(&[lost], &gone_on).count(), 0);
-    }
-
-    #[test]
-    fn a_decision_excuses_what_earlier_epochs_wrote_within_it() {
-        let lost = [given_up(3, 3, 9, 11, GivenUpWhy::Doubtful)];
-        let old = history(&[(1, 1)]);
-        let at = |common: u64, known: u64| (Lsn::new(common), Lsn::new(known));
-        assert!(excused(&lost, at(9, 11), (&old, Lsn::new(11))));
-        assert!(!excused(&lost, at(8, 11), (&old, Lsn::new(11))));
-        assert!(!excused(&lost, at(9, 12), (&old, Lsn::new(12))));
-        let own = history(&[(1, 1), (3, 10)]);
-        assert!(!excused(&lost, at(9, 11), (&own, Lsn::new(11))));
     }
 }

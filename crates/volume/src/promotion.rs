@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use moorline_engine::{epoch_of, last_common};
+use moorline_engine::{epoch_of, excused, last_common};
 use moorline_types::{
     AckPoint, AssignmentLine, Epoch, GivenUp, GivenUpWhy, Instant, Lsn, LsnRange,
     MARK_GIVEN_UP_MAX, Policy, ServerId,
@@ -428,7 +428,7 @@ fn committed_by(facts: &ReplicaFacts, best: &ReplicaFacts, before: &[GivenUp]) -
     }
     let common = last_common((&best.history, best.head), (&facts.history, facts.head));
     match common {
-        Some(common) if losses::excused(before, (common, known), (&facts.history, facts.head)) => {
+        Some(common) if excused(before, (common, known), (&facts.history, facts.head)) => {
             facts.applied.max(facts.checkpoint).min(common)
         }
         Some(_) | None => known,

@@ -1,7 +1,7 @@
-use moorline_types::{Epoch, EpochStart, Lsn, LsnRange};
+use moorline_types::{Epoch, EpochStart, GivenUpWhy, Lsn, LsnRange};
 
 use super::*;
-use crate::facts::{Image, OperationId, Side};
+use crate::facts::{Image, Side};
 
 fn lsn(n: u64) -> Lsn {
     Lsn::new(n)
@@ -20,7 +20,8 @@ fn given_up(epoch: u64, after: u64, through: u64) -> GivenUp {
     GivenUp {
         epoch: Epoch::new(epoch, 0),
         range: LsnRange::new(lsn(after), lsn(through)).unwrap(),
-        operation: OperationId::new(7),
+        why: GivenUpWhy::Doubtful,
+        mark: Epoch::new(epoch, 0),
     }
 }
 
@@ -501,4 +502,16 @@ mod model {
             prop_assert_eq!(verdict.cut, cut);
         }
     }
+}
+
+#[test]
+fn a_decision_excuses_what_earlier_epochs_wrote_within_it() {
+    let lost = [given_up(3, 9, 11)];
+    let old = history(&[(1, 1)]);
+    let at = |common: u64, known: u64| (lsn(common), lsn(known));
+    assert!(excused(&lost, at(9, 11), (&old, lsn(11))));
+    assert!(!excused(&lost, at(8, 11), (&old, lsn(11))));
+    assert!(!excused(&lost, at(9, 12), (&old, lsn(12))));
+    let own = history(&[(1, 1), (3, 10)]);
+    assert!(!excused(&lost, at(9, 11), (&own, lsn(11))));
 }

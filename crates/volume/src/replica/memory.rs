@@ -4,7 +4,7 @@
 //! (`CUT-6`, `INV-27`) and goes with every promise; once this log holds all that its primary held,
 //! what no mark of it announces is forgotten, and memory counts as intact again (`PROM-12`).
 
-use moorline_engine::last_common;
+use moorline_engine::{excused, last_common};
 use moorline_types::{EpochStart, GivenUp, Lsn};
 use moorline_wal::{Record, RecordKind};
 
@@ -102,6 +102,6 @@ impl Replica {
         let log = self.store.log();
         let known = self.store.committed().max(self.committed_at_open);
         let given_up = &self.store.pending().given_up;
-        losses::excused(given_up, (through, known), (log.history(), log.head()))
+        excused(given_up, (through, known), (log.history(), log.head()))
     }
 }

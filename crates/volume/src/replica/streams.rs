@@ -6,15 +6,11 @@
 mod shipping;
 
 use moorline_engine::{
-    Action as EngineAction, Bucket, Cause, Directed, Event as EngineEvent, Fact, GivenUp,
-    HandshakeFailure, Image, OperationId, PinKind, PinRefusal, PinRefusedReason, PlanKind,
-    PrimaryFacts, RecoveryEvent, ReleaseCause, ReplicaFacts as EngineFacts, SessionKind,
-    SessionStamp,
+    Action as EngineAction, Bucket, Cause, Directed, Event as EngineEvent, Fact, HandshakeFailure,
+    Image, PinKind, PinRefusal, PinRefusedReason, PlanKind, PrimaryFacts, RecoveryEvent,
+    ReleaseCause, ReplicaFacts as EngineFacts, SessionKind, SessionStamp,
 };
-use moorline_types::{
-    AssignmentLine, Epoch, GivenUp as DurableGivenUp, Instant, Lsn, LsnRange, Policy, ServerId,
-    SessionId,
-};
+use moorline_types::{AssignmentLine, Instant, Lsn, LsnRange, Policy, ServerId, SessionId};
 use moorline_wal::{PinHolder, ReadId, RetentionPin};
 use moorline_wire::{
     Ack, Handshake, ImageState, MemoryState, NeedRecords, Refused, RefusedReason, ReplicaFacts,
@@ -571,10 +567,8 @@ impl Replica {
             return;
         };
         let log = self.store.log();
-        let (history, given_up) = (
-            log.history().to_vec(),
-            engine_given_up(&self.store.durable().given_up),
-        );
+        let history = log.history().to_vec();
+        let given_up = self.store.durable().given_up.clone();
         let primary = PrimaryFacts {
             history: &history,
             head: log.head(),
@@ -583,7 +577,6 @@ impl Replica {
             checkpoint: self.store.frontiers().checkpoint,
             given_up: &given_up,
         };
-        let theirs = engine_given_up(&facts.given_up);
         let replica = EngineFacts {
             history: &facts.history,
             head: facts.head,
@@ -596,7 +589,7 @@ impl Replica {
                 ImageState::Whole => Image::Whole,
                 ImageState::Incomplete | ImageState::NeedsRebuild => Image::Incomplete,
             },
-            given_up: &theirs,
+            given_up: &facts.given_up,
         };
         if let Role::Reign(reign) = &mut self.role {
             let seen = PeerSeen {
@@ -777,21 +770,6 @@ impl Replica {
         let stamp = reign.streams.get(&from.server)?.stamp;
         (header.session == wire_session(stamp.session)).then_some(stamp)
     }
-}
-
-fn engine_given_up(ranges: &[DurableGivenUp]) -> Vec<GivenUp> {
-    let operation = |epoch: Epoch| {
-        // The promotion of that epoch decided.
-        OperationId::new(u128::from(epoch.assignment()) << 64 | u128::from(epoch.reign()))
-    };
-    ranges
-        .iter()
-        .map(|given_up| GivenUp {
-            epoch: given_up.epoch,
-            range: given_up.range,
-            operation: operation(given_up.epoch),
-        })
-        .collect()
 }
 
 #[cfg(test)]
