@@ -34,8 +34,8 @@ pub(crate) struct FuzzCommand {
 /// Loom tests: the crate, and the module that holds its models.
 const LOOM: &[(&str, &str)] = &[("moorline-wal", "pin::tests::models")];
 
-/// Seeds of the simulator in the gate: those below the first that is open (`docs/simulation.md`).
-const GATE_SEEDS: u64 = 3_000;
+/// Seeds of the simulator in the gate.
+const GATE_SEEDS: u64 = 4_000;
 /// The runs that lose their power in the gate, and at which of their persist points: some thousand
 /// runs, under half a minute on two cores.
 const PERSIST_SAMPLE: [&str; 4] = ["--seeds", "0..40", "--every", "37"];

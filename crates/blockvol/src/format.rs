@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use moorline_types::{
     BLOCK_SIZE, BlockCount, BufferPool, DeviceDone, DeviceOp, DeviceOpKind, DeviceOutcome, Lsn,
-    OpenCount, Payload, WriteMode,
+    OpenCount, Openings, Payload, WriteMode,
 };
 use moorline_wal::LogAnchor;
 
@@ -249,6 +249,7 @@ impl Formatting {
             layout: self.layout,
             open: OpenCount::default(),
             boot: None,
+            openings: Openings::default(),
             applied: Lsn::ZERO,
             checkpoint: Lsn::ZERO,
             anchor: LogAnchor::default(),

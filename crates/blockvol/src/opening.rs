@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use moorline_types::{
     BootId, BufferPool, ClusterId, DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome,
-    Instant, Lsn, LsnRange, OpId, OpOwner, ServerId, VolumeId,
+    Instant, Lsn, LsnRange, OpId, OpOwner, Opening, ServerId, VolumeId,
 };
 use moorline_wal::{
     Log, LogConfig, LogEvent, LogFindings, LogOpening, LogReadError, LogRegion, ReadId, ReadStart,
@@ -293,10 +293,11 @@ impl StoreOpening {
         self.repaired = repaired;
         check(&newest, &self.options)?;
         let mut content = newest.clone();
+        content.boot = Some(self.options.boot);
         if !self.options.mutants.has(Mutant::OpenCounterKept) {
             content.open = newest.open.next();
+            note_opening(&mut content, self.options.boot);
         }
-        content.boot = Some(self.options.boot);
         content.durable.clean_shutdown = false;
         // A store that was never opened acknowledged nothing.
         let was_open = newest.boot.is_some();
@@ -475,6 +476,25 @@ impl StoreOpening {
         store.assert_invariants();
         (store, report)
     }
+}
+
+/// Adds this opening to the store's. What is older than the one that its newest line records is
+/// asked for by nobody any more.
+fn note_opening(content: &mut Superblock, boot: BootId) {
+    let line = content.durable.line.as_ref();
+    let seat = line.and_then(|line| line.member(&content.identity.server));
+    if let Some(seat) = seat.filter(|seat| seat.store == Some(content.identity.store))
+        && let Some(by) = seat.opened_by
+    {
+        content.openings.forget_before(Opening {
+            open: seat.open,
+            boot: by,
+        });
+    }
+    content.openings.add(Opening {
+        open: content.open,
+        boot,
+    });
 }
 
 fn read_copy(offset: u64, pool: &BufferPool, table: &mut OpTable, ops: &mut Vec<DeviceOp>) -> OpId {

@@ -107,6 +107,12 @@ impl Store {
         self.copies.superblock().open
     }
 
+    /// Its openings, the one that made this the last.
+    #[must_use]
+    pub fn openings(&self) -> &moorline_types::Openings {
+        &self.copies.superblock().openings
+    }
+
     /// The volume's size.
     #[must_use]
     pub const fn size_blocks(&self) -> BlockCount {

@@ -6,7 +6,7 @@
 
 use moorline_types::{
     AssignmentLine, BlockCount, BootId, ClusterId, ConfigVersion, Epoch, EpochStart, GivenUp,
-    GivenUpWhy, Lsn, LsnRange, OpenCount, ServerId, StoreId, VolumeId,
+    GivenUpWhy, Lsn, LsnRange, OpenCount, Opening, Openings, ServerId, StoreId, VolumeId,
 };
 use moorline_wal::LogAnchor;
 
@@ -20,7 +20,7 @@ use crate::{
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"MOORSUPR";
 
 /// The format that this program writes and reads; provisional.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Feature bits that this program knows.
 const FEATURES_KNOWN: u64 = 0;
@@ -31,7 +31,7 @@ const HISTORY_MAX: usize = 2048;
 
 const FIXED_BYTES: usize = 256;
 /// Where the fields of the fixed part end; zeroes follow.
-const HEAD_END: usize = 234;
+const HEAD_END: usize = 238;
 const CRC_AT: usize = 12;
 const LENGTH_AT: usize = 16;
 
@@ -46,6 +46,7 @@ const FLAG_MEMORY_LOST: u32 = 32;
 pub const GIVEN_UP_MAX: usize = 256;
 
 const GIVEN_UP_BYTES: usize = 56;
+const OPENING_BYTES: usize = 24;
 
 /// Who a store is; fixed when it is formatted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -126,6 +127,8 @@ pub struct Superblock {
     pub open: OpenCount,
     /// The boot that opened it last; `None` if it was never opened.
     pub boot: Option<BootId>,
+    /// Its openings, that one the last; older ones as long as somebody may ask for them.
+    pub openings: Openings,
     /// The extents may hold changes of records through here.
     pub applied: Lsn,
     /// The extents durably hold every record through here.
@@ -180,6 +183,7 @@ impl Superblock {
         let skipped = self.history.len().saturating_sub(HISTORY_MAX);
         let history = &self.history[skipped..];
         let given_up = &self.durable.given_up;
+        let openings = self.openings.list();
         let promised = self.durable.promised.as_ref();
         let names = [
             self.identity.server.as_str(),
@@ -189,7 +193,7 @@ impl Superblock {
 
         let mut out = Encoder::default();
         self.encode_head(copy, &mut out);
-        for count in [history.len(), given_up.len(), line.len()] {
+        for count in [history.len(), given_up.len(), openings.len(), line.len()] {
             out.u32(u32::try_from(count).map_err(|_| Full)?);
         }
         for name in names {
@@ -209,6 +213,10 @@ impl Superblock {
             out.lsn(given_up.range.through());
             out.epoch(given_up.mark);
             out.u64(u64::from(given_up.why as u8));
+        }
+        for opening in openings {
+            out.u64(opening.open.get());
+            out.u128(opening.boot.get());
         }
         out.bytes(line);
         seal(out.0)
@@ -352,6 +360,8 @@ struct Head {
     history: usize,
     /// Entries.
     given_up: usize,
+    /// Entries.
+    openings: usize,
     /// Bytes.
     line: usize,
     /// Bytes.
@@ -383,6 +393,7 @@ fn decode_head(fields: &mut Decoder<'_>) -> Option<Head> {
         promised_boot: BootId::new(fields.u128()?),
         history: fields.u32()? as usize,
         given_up: fields.u32()? as usize,
+        openings: fields.u32()? as usize,
         line: fields.u32()? as usize,
         names: [fields.u16()?, fields.u16()?, fields.u16()?].map(usize::from),
     };
@@ -410,7 +421,15 @@ fn decode_body(fields: &mut Decoder<'_>) -> Result<Superblock, CopyFault> {
     if !fields.is_empty() {
         return Err(bad("length"));
     }
-    let (history, durable) = durable;
+    let (history, openings, durable) = durable;
+    let boot = (head.boot != 0).then_some(BootId::new(head.boot));
+    let newest = boot.map(|boot| Opening {
+        open: head.open,
+        boot,
+    });
+    if openings.list().last().copied() != newest {
+        return Err(bad("openings"));
+    }
     Ok(Superblock {
         generation: head.generation,
         identity: StoreIdentity {
@@ -422,7 +441,8 @@ fn decode_body(fields: &mut Decoder<'_>) -> Result<Superblock, CopyFault> {
         },
         layout,
         open: head.open,
-        boot: (head.boot != 0).then_some(BootId::new(head.boot)),
+        boot,
+        openings,
         applied,
         checkpoint,
         anchor,
@@ -436,7 +456,7 @@ fn decode_durable(
     fields: &mut Decoder<'_>,
     head: &Head,
     promiser: Option<&str>,
-) -> Result<(Vec<EpochStart>, Durable), CopyFault> {
+) -> Result<(Vec<EpochStart>, Openings, Durable), CopyFault> {
     let bad = |field| CopyFault::BadField { field };
     let is_set = |flag| head.flags & flag != 0;
     let promised = if is_set(FLAG_PROMISED) {
@@ -451,6 +471,7 @@ fn decode_durable(
     };
     let history = decode_history(fields, head.history).ok_or(bad("epoch history"))?;
     let given_up = decode_given_up(fields, head.given_up).ok_or(bad("given-up ranges"))?;
+    let openings = decode_openings(fields, head.openings).ok_or(bad("openings"))?;
     let line = fields.bytes(head.line).ok_or(bad("line"))?;
     let line = if is_set(FLAG_LINE) {
         Some(serde_json::from_slice(line).map_err(|_| bad("line"))?)
@@ -467,7 +488,7 @@ fn decode_durable(
         clean_shutdown: is_set(FLAG_CLEAN),
         memory_lost: is_set(FLAG_MEMORY_LOST),
     };
-    Ok((history, durable))
+    Ok((history, openings, durable))
 }
 
 fn decode_history(fields: &mut Decoder<'_>, count: usize) -> Option<Vec<EpochStart>> {
@@ -503,6 +524,19 @@ fn decode_given_up(fields: &mut Decoder<'_>, count: usize) -> Option<Vec<GivenUp
         });
     }
     Some(given_up)
+}
+
+fn decode_openings(fields: &mut Decoder<'_>, count: usize) -> Option<Openings> {
+    let bytes = fields.bytes(count.checked_mul(OPENING_BYTES)?)?;
+    let mut entries = Decoder::new(bytes);
+    let mut openings = Vec::with_capacity(count);
+    while !entries.is_empty() {
+        openings.push(Opening {
+            open: OpenCount::new(entries.u64()?),
+            boot: BootId::new(entries.u128()?),
+        });
+    }
+    Openings::from_list(openings)
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use moorline_types::{AssignmentLine, BootId, ClusterId, OpenCount, ServerId, StoreId, VolumeId};
+use moorline_types::{
+    AssignmentLine, BootId, ClusterId, OpenCount, Opening, ServerId, StoreId, VolumeId,
+};
 use moorline_wire::control::{EventRow, VoteState};
 use serde::{Deserialize, Serialize};
 
@@ -140,6 +142,17 @@ pub struct Seen {
     pub boot: BootId,
     /// Whether it went back once: then it has no vote, however high its counter gets later.
     pub trust: Trust,
+}
+
+impl Seen {
+    /// The opening.
+    #[must_use]
+    pub const fn opening(&self) -> Opening {
+        Opening {
+            open: self.open,
+            boot: self.boot,
+        }
+    }
 }
 
 /// Whether a store was always seen to go forward.

@@ -7,8 +7,8 @@ use crate::record::{Seen, Trust};
 
 /// Judges a store that a server reports against what is recorded of its seat.
 ///
-/// The record decides, never the store's own word: a store with another uuid, one whose open
-/// counter went back, or one whose counter another boot used already, keeps the seat without a vote.
+/// The record decides, never the store's own word: a store with another uuid, or one that does not have
+/// the opening that was seen last, keeps the seat without a vote.
 #[must_use]
 pub fn judge(member: &Member, seen: Option<&Seen>, report: Option<&StoreReport>) -> VoteState {
     let Some(recorded) = member.store else {
@@ -25,9 +25,9 @@ pub fn judge(member: &Member, seen: Option<&Seen>, report: Option<&StoreReport>)
     };
     match seen.trust {
         Trust::Revoked(why) => why,
-        Trust::Trusted if report.open < seen.open => VoteState::RolledBack,
-        Trust::Trusted if report.open == seen.open && report.boot != seen.boot => VoteState::Copied,
-        Trust::Trusted => VoteState::Yes,
+        Trust::Trusted if report.openings.descends_from(seen.opening()) => VoteState::Yes,
+        Trust::Trusted if report.open == seen.open => VoteState::Copied,
+        Trust::Trusted => VoteState::RolledBack,
     }
 }
 
@@ -64,7 +64,7 @@ pub fn note(member: &Member, seen: Option<&Seen>, report: &StoreReport) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use moorline_types::{BootId, Epoch, OpenCount, StoreId, VolumeId};
+    use moorline_types::{BootId, Epoch, OpenCount, Opening, Openings, StoreId, VolumeId};
 
     use super::*;
 
@@ -82,14 +82,28 @@ mod tests {
         }
     }
 
+    /// A store that was opened `open` times, by `boot` at last.
     fn report(store: u128, open: u64, boot: u128) -> StoreReport {
+        let mut openings = Openings::default();
+        for n in 1..open {
+            openings.add(opening(n, 100 + u128::from(n)));
+        }
+        openings.add(opening(open, boot));
         StoreReport {
             volume: VolumeId::new(1),
             store: StoreId::new(store),
             open: OpenCount::new(open),
             boot: BootId::new(boot),
+            openings,
             promised: Epoch::ZERO,
             line: None,
+        }
+    }
+
+    fn opening(open: u64, boot: u128) -> Opening {
+        Opening {
+            open: OpenCount::new(open),
+            boot: BootId::new(boot),
         }
     }
 
@@ -122,7 +136,14 @@ mod tests {
             ),
             (Some(1), Some(seen(1, 5, 9)), Some(report(1, 5, 8)), Copied), // one count, two boots
             (Some(1), Some(seen(1, 5, 9)), Some(report(1, 5, 9)), Yes),    // it reconnected
-            (Some(1), Some(seen(1, 5, 9)), Some(report(1, 6, 8)), Yes),    // it restarted
+            (Some(1), Some(seen(1, 5, 105)), Some(report(1, 6, 8)), Yes),  // it restarted
+            // An old copy, opened since as often as the store itself.
+            (
+                Some(1),
+                Some(seen(1, 5, 9)),
+                Some(report(1, 6, 8)),
+                RolledBack,
+            ),
             (Some(1), None, Some(report(1, 1, 1)), Yes),
         ] {
             assert_eq!(judge(&member(recorded), last.as_ref(), now.as_ref()), want);
@@ -145,8 +166,8 @@ mod tests {
     #[test]
     fn only_what_goes_forward_is_noted() {
         let member = member(Some(1));
-        let last = seen(1, 5, 9);
-        assert_eq!(note(&member, Some(&last), &report(1, 5, 9)), None);
+        let last = seen(1, 5, 105);
+        assert_eq!(note(&member, Some(&last), &report(1, 5, 105)), None);
         assert_eq!(
             note(&member, Some(&last), &report(1, 6, 8)),
             Some(seen(1, 6, 8))

@@ -11,6 +11,7 @@
 //! | `geometry.rs` | 4 KiB blocks and ranges of them |
 //! | `given_up.rs` | [`GivenUp`]: records that a promotion gave up |
 //! | `assignment.rs` | [`AssignmentLine`], [`Member`]: the newest recorded line about a volume |
+//! | `openings.rs` | [`Openings`]: which boot made which opening of a store |
 //! | `policy.rs` | [`Policy`], [`AckPoint`]: when a write may be acknowledged |
 //! | `payload.rs` | [`PageBuf`], [`Payload`], [`BufferPool`]: aligned, pooled, shared bytes |
 //! | `device_op.rs` | [`DeviceOp`], [`DeviceDone`]: what a store asks of its device |
@@ -25,6 +26,7 @@ mod given_up;
 mod ids;
 mod lsn;
 mod mutants;
+mod openings;
 mod payload;
 mod policy;
 mod time;
@@ -40,6 +42,7 @@ pub use ids::{
     BootId, ClusterId, IdError, OpenCount, ReplicaId, ServerId, SessionId, StoreId, VolumeId,
 };
 pub use lsn::{Lsn, LsnRange};
+pub use openings::{Opening, Openings};
 pub use payload::{BufferPool, PageBuf, Payload};
 pub use policy::{AckPoint, ParsePolicyError, Policy};
 pub use time::Instant;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use moorline_engine::{epoch_of, excused, last_common};
 use moorline_types::{
     AckPoint, AssignmentLine, Epoch, GivenUp, GivenUpWhy, Instant, Lsn, LsnRange,
-    MARK_GIVEN_UP_MAX, Policy, ServerId,
+    MARK_GIVEN_UP_MAX, Member, Opening, Policy, ServerId,
 };
 use moorline_wire::{ImageState, MemoryState, ReplicaFacts};
 
@@ -39,7 +39,7 @@ pub enum NoVoteReason {
     NotRecorded,
     /// Another store is recorded: this one is new, wiped or swapped.
     OtherStore,
-    /// Its open counter is below one that was seen: an older image was put back.
+    /// An opening that was seen of it is not one of its own: an older image was put back.
     RolledBack,
     /// A rebuild into it has not finished.
     Incomplete,
@@ -63,11 +63,21 @@ pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine, mutants: Mutants) ->
     if recorded != facts.store {
         return Vote::DoesNot(NoVoteReason::OtherStore);
     }
-    let by_another = member.opened_by.is_some_and(|boot| boot != facts.boot);
-    if facts.open < member.open || (facts.open == member.open && by_another) {
+    if !descends(facts, member) {
         return Vote::DoesNot(NoVoteReason::RolledBack);
     }
     image
+}
+
+/// Whether the store still has the opening that is recorded of it.
+fn descends(facts: &ReplicaFacts, member: &Member) -> bool {
+    match member.opened_by {
+        Some(boot) => facts.openings.descends_from(Opening {
+            open: member.open,
+            boot,
+        }),
+        None => facts.open >= member.open,
+    }
 }
 
 fn image_vote(facts: &ReplicaFacts) -> Vote {

@@ -431,6 +431,7 @@ impl Replica {
             store: identity.store,
             open: self.store.open_count(),
             boot: me.boot,
+            openings: self.store.openings().clone(),
             promised: durable.promised.as_ref().map(|promise| Promised {
                 epoch: promise.epoch,
                 server: promise.server.clone(),

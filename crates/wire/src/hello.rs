@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 /// The version of everything on the wire; both sides must speak the same.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// One step of the authentication.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 use moorline_types::{
     AssignmentLine, BlockIndex, BootId, BufferPool, ConfigVersion, Epoch, EpochStart, GivenUp, Lsn,
-    LsnRange, OpenCount, Payload, ServerId, StoreId, VolumeId,
+    LsnRange, OpenCount, Opening, Openings, Payload, ServerId, StoreId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,6 +128,8 @@ pub struct ReplicaFacts {
     pub open: OpenCount,
     /// The boot that opened it.
     pub boot: BootId,
+    /// Its openings, that one the last: what somebody saw of the store must be among them.
+    pub openings: Openings,
     /// The highest epoch promised, and to whom.
     pub promised: Option<Promised>,
     /// Where each epoch of the log begins, ascending; kept when the log is reclaimed.
@@ -158,6 +160,17 @@ pub struct ReplicaFacts {
     pub memory: MemoryState,
     /// Ranges that promotions gave up, those announced by marks of its log included.
     pub given_up: Vec<GivenUp>,
+}
+
+impl ReplicaFacts {
+    /// The opening of the store that says this.
+    #[must_use]
+    pub const fn opening(&self) -> Opening {
+        Opening {
+            open: self.open,
+            boot: self.boot,
+        }
+    }
 }
 
 /// A promise: nothing of a lower epoch, nor of another holder, is taken from then on.

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use moorline_types::{
     AckPoint, AssignmentLine, BlockCount, BlockIndex, BootId, BufferPool, ClusterId, ConfigVersion,
-    Epoch, EpochStart, GivenUp, GivenUpWhy, Lsn, LsnRange, Member, NoQuorum, OpenCount, Payload,
-    Policy, ServerId, StoreId, VolumeId,
+    Epoch, EpochStart, GivenUp, GivenUpWhy, Lsn, LsnRange, Member, NoQuorum, OpenCount, Opening,
+    Openings, Payload, Policy, ServerId, StoreId, VolumeId,
 };
 
 use crate::{control::*, hello::*, message::*};
@@ -49,6 +49,14 @@ fn promised() -> Promised {
     }
 }
 
+fn openings() -> Openings {
+    let opening = |open, boot| Opening {
+        open: OpenCount::new(open),
+        boot: BootId::new(boot),
+    };
+    Openings::from_list(vec![opening(2, 9), opening(3, 4)]).expect("they ascend")
+}
+
 fn facts() -> Box<ReplicaFacts> {
     let lsn = Lsn::new;
     Box::new(ReplicaFacts {
@@ -56,6 +64,7 @@ fn facts() -> Box<ReplicaFacts> {
         store: StoreId::new(2),
         open: OpenCount::new(3),
         boot: BootId::new(4),
+        openings: openings(),
         promised: Some(promised()),
         history: vec![EpochStart {
             epoch: Epoch::new(1, 0),
@@ -182,6 +191,7 @@ fn report() -> ReplicaReport {
         store: StoreId::new(2),
         open: OpenCount::new(3),
         boot: BootId::new(4),
+        openings: openings(),
         role: ReplicaRole::Primary,
         promised: Epoch::new(3, 0),
         line: Some(LineVersion {

@@ -67,11 +67,6 @@ impl World {
             return;
         }
         self.line(|| format!("  {act:?}"));
-        if let Act::Kill(s) | Act::PowerCut(s) = act
-            && self.hosts[s].spared
-        {
-            return;
-        }
         match act {
             Act::Kill(s) => self.kill(s),
             Act::PowerCut(s) => self.power_cut(s),
@@ -149,7 +144,8 @@ impl World {
         let (Some(cluster), Some(volume)) = (self.hosts[s].cluster, self.volume) else {
             return;
         };
-        if self.hosts[s].is_up() {
+        // Another's disk goes back to its own machine, with what is on it.
+        if self.hosts[s].is_up() || self.hosts[s].swapped_with.is_some() {
             return;
         }
         let store = StoreId::new(self.dice.wide());
@@ -195,7 +191,7 @@ impl World {
         // reach, only the frontiers that were reported tell.
         let seen = self.master_saw_open(s);
         let host = &mut self.hosts[s];
-        if host.is_up() {
+        if host.is_up() || host.swapped_with.is_some() {
             return;
         }
         if let (Some(image), Some(disk)) = (host.old_image.clone(), host.disks.values_mut().next())
@@ -208,7 +204,6 @@ impl World {
             host.buried = Some(disk.ever_durable.clone());
             disk.restore(image);
             host.replaced = true;
-            host.spared = true;
         }
     }
 

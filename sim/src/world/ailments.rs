@@ -123,14 +123,21 @@ impl World {
         if self.hosts[a].is_up() || self.hosts[b].is_up() {
             return;
         }
+        // Two at home change places, and the same two change back: three in a ring never get home.
+        let partners = [self.hosts[a].swapped_with, self.hosts[b].swapped_with];
+        let back = match partners {
+            [None, None] => false,
+            [Some(with_a), Some(with_b)] if (with_a, with_b) == (b, a) => true,
+            [Some(_) | None, Some(_) | None] => return,
+        };
         let one = std::mem::take(&mut self.hosts[a].disks);
         let other = std::mem::replace(&mut self.hosts[b].disks, one);
         self.hosts[a].disks = other;
         // Damage goes with the disk.
         let damaged = self.hosts[a].corrupted;
         self.hosts[a].corrupted = std::mem::replace(&mut self.hosts[b].corrupted, damaged);
-        for s in [a, b] {
-            self.hosts[s].swapped = !self.hosts[s].swapped;
+        for (s, other) in [(a, b), (b, a)] {
+            self.hosts[s].swapped_with = (!back).then_some(other);
         }
     }
 

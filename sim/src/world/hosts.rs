@@ -64,14 +64,13 @@ pub(super) struct Host {
     proven: Option<Lsn>,
     /// The highest head since its log was last cut: what was cut must not come back.
     head_since_cut: Option<Lsn>,
-    /// Its process is left alone: every opening that nobody sees makes an old copy look newer.
-    pub(super) spared: bool,
     /// What its replaced store ever held durably: the answers of that time stand.
     pub(super) buried: Option<EverDurable>,
     pub(super) old_image: Option<BTreeMap<u64, bytes::Bytes>>,
     /// Since its process began its disk failed, or is not its own.
     pub(super) struck: bool,
-    pub(super) swapped: bool,
+    /// Whose disk it finds instead of its own.
+    pub(super) swapped_with: Option<usize>,
     /// Its disk damaged data that was at rest, or on its way there.
     pub(super) corrupted: bool,
     /// How its replica stood when it last told the master.
@@ -108,11 +107,10 @@ impl Host {
             seen: Lsn::ZERO,
             proven: None,
             head_since_cut: None,
-            spared: false,
             buried: None,
             old_image: None,
             struck: false,
-            swapped: false,
+            swapped_with: None,
             corrupted: false,
             reported: None,
             rot_marked: None,
@@ -137,7 +135,7 @@ impl Host {
     }
 
     fn lost_since(&self, head: Lsn) -> bool {
-        self.proven.is_some_and(|proven| head < proven) && !self.corrupted && !self.swapped
+        self.proven.is_some_and(|proven| head < proven) && !self.corrupted && self.swapped_with.is_none()
     }
 
     fn link_of(&self, conn: ConnNo, end: End) -> Option<LinkId> {
@@ -179,7 +177,7 @@ impl World {
         host.node = Some(Node::new(config, host.clock.read(self.now)));
         host.inbox.clear();
         host.paused_until = 0;
-        host.struck = host.disks.values().any(|disk| disk.flaws.any()) || host.swapped;
+        host.struck = host.disks.values().any(|disk| disk.flaws.any()) || host.swapped_with.is_some();
         let found: Vec<(DeviceKey, u64)> = host
             .disks
             .iter()

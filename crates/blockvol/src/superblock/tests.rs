@@ -33,6 +33,14 @@ fn line() -> AssignmentLine {
     }
 }
 
+fn openings() -> Openings {
+    let opening = |open, boot| Opening {
+        open: OpenCount::new(open),
+        boot: BootId::new(boot),
+    };
+    Openings::from_list(vec![opening(5, 21), opening(7, 8)]).unwrap()
+}
+
 fn full() -> Superblock {
     Superblock {
         generation: 12,
@@ -46,6 +54,7 @@ fn full() -> Superblock {
         layout: Layout::new(BlockCount::new(1000), 1 << 20).unwrap(),
         open: OpenCount::new(7),
         boot: Some(BootId::new(8)),
+        openings: openings(),
         applied: lsn(50),
         checkpoint: lsn(40),
         anchor: LogAnchor {
@@ -118,6 +127,7 @@ fn a_line_that_was_encoded_before_is_told_from_one_that_changed() {
 fn everything_comes_back() {
     let bare = Superblock {
         boot: None,
+        openings: Openings::default(),
         history: Vec::new(),
         durable: Durable::default(),
         ..full()

@@ -164,7 +164,7 @@ fn a_newer_version_or_feature_is_refused_even_if_the_other_copy_is_fine() {
     patch(&mut disk, 1, 8, &9_u32.to_le_bytes());
     assert_eq!(
         open_error(&mut disk, None),
-        OpenError::UnknownVersion { found: 9, known: 1 }
+        OpenError::UnknownVersion { found: 9, known: 2 }
     );
     let mut disk = formatted(&mut Rng::new(7));
     patch(&mut disk, 0, 24, &4_u64.to_le_bytes());

@@ -365,6 +365,7 @@ fn store_of(report: &ReplicaReport) -> StoreReport {
         store: report.store,
         open: report.open,
         boot: report.boot,
+        openings: report.openings.clone(),
         promised: report.promised,
         line: report.line,
     }

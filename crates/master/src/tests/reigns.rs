@@ -1,4 +1,4 @@
-use moorline_types::{ConfigVersion, Epoch, Lsn, OpenCount, Policy, StoreId, VolumeId};
+use moorline_types::{ConfigVersion, Epoch, Lsn, Openings, Policy, StoreId, VolumeId};
 use moorline_wire::control::*;
 
 use super::world::*;
@@ -602,8 +602,11 @@ fn a_rolled_back_or_copied_store_has_no_vote_for_ever() {
         assert_eq!(world.status().replicas[2].vote, VoteState::Yes);
         world.kill(3);
         // Opened once more from an older copy: its counter is below, or at, the last one seen.
-        let open = world.report(3, id).open.get();
-        world.report(3, id).open = OpenCount::new(open - 1 - back / 2);
+        let report = world.report(3, id);
+        let mut openings = report.openings.list().to_vec();
+        openings.truncate(openings.len() - 1 - back / 2);
+        report.open = openings.last().unwrap().open;
+        report.openings = Openings::from_list(openings).unwrap();
         world.boot(3);
         let want = if back == 0 {
             VoteState::Copied

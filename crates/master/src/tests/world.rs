@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use moorline_types::{
-    AckPoint, AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, OpenCount, Policy,
-    ServerId, StoreId, VolumeId,
+    AckPoint, AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, OpenCount, Opening,
+    Openings, Policy, ServerId, StoreId, VolumeId,
 };
 use moorline_wire::{ImageState, Message, VoteClaim, control::*, hello::Identity};
 
@@ -319,6 +319,10 @@ impl World {
             let report = &mut store.report;
             report.open = report.open.next();
             report.boot = boot;
+            report.openings.add(Opening {
+                open: report.open,
+                boot,
+            });
             report.role = ReplicaRole::Idle;
             report.mark = MarkState::Pending;
             report.serving = Serving::No;
@@ -334,6 +338,7 @@ impl World {
         for store in self.servers.get_mut(&sid(n)).unwrap().stores.values_mut() {
             store.report.store = id;
             store.report.open = OpenCount::default();
+            store.report.openings = Openings::default();
             store.report.last_record_epoch = Epoch::ZERO;
             store.report.flushed = Some(Lsn::ZERO);
             store.report.head = Lsn::ZERO;
@@ -619,6 +624,7 @@ pub(super) fn store_report(report: &ReplicaReport) -> StoreReport {
         store: report.store,
         open: report.open,
         boot: report.boot,
+        openings: report.openings.clone(),
         promised: report.promised,
         line: report.line,
     }
@@ -630,6 +636,10 @@ fn fresh_report(volume: VolumeId, store: StoreId, boot: BootId) -> ReplicaReport
         store,
         open: OpenCount::new(1),
         boot,
+        openings: Openings::first(Opening {
+            open: OpenCount::new(1),
+            boot,
+        }),
         role: ReplicaRole::Idle,
         promised: Epoch::ZERO,
         line: None,

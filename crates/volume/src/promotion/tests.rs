@@ -1,5 +1,6 @@
 use moorline_types::{
-    BlockCount, BootId, ConfigVersion, EpochStart, Member, NoQuorum, OpenCount, StoreId, VolumeId,
+    BlockCount, BootId, ConfigVersion, EpochStart, Member, NoQuorum, OpenCount, Openings, StoreId,
+    VolumeId,
 };
 use moorline_wire::VoteClaim;
 
@@ -42,6 +43,27 @@ fn line(policy: Policy, ack: AckPoint, in_sync: &[&str]) -> AssignmentLine {
     }
 }
 
+/// Openings by their (number, boot).
+fn opened(list: &[(u64, u128)]) -> Openings {
+    let opening = |&(open, boot)| Opening {
+        open: OpenCount::new(open),
+        boot: BootId::new(boot),
+    };
+    Openings::from_list(list.iter().map(opening).collect()).unwrap()
+}
+
+/// The store after these openings of it.
+fn after(facts: ReplicaFacts, list: &[(u64, u128)]) -> ReplicaFacts {
+    let openings = opened(list);
+    let newest = *openings.list().last().unwrap();
+    ReplicaFacts {
+        open: newest.open,
+        boot: newest.boot,
+        openings,
+        ..facts
+    }
+}
+
 /// A replica whose log has the given (epoch, first LSN) lines and ends at `head`.
 fn facts(name: &str, history: &[(u64, u64)], head: u64) -> ReplicaFacts {
     let history = history
@@ -56,6 +78,7 @@ fn facts(name: &str, history: &[(u64, u64)], head: u64) -> ReplicaFacts {
         store: store_of(name),
         open: OpenCount::new(1),
         boot: BootId::new(1),
+        openings: opened(&[(1, 1)]),
         promised: None,
         history,
         head: Lsn::new(head),
@@ -163,28 +186,37 @@ fn a_wiped_or_rolled_back_store_keeps_its_seat_and_has_no_vote() {
     let mut wiped = facts("s2", &[], 0);
     wiped.store = StoreId::new(999);
     assert_eq!(run(&quorum(), &own, &[wiped]), Decision::Wait);
-    let mut rolled_back = facts("s2", &[(1, 1)], 9);
-    rolled_back.open = OpenCount::new(0);
-    assert_eq!(run(&quorum(), &own, &[rolled_back]), Decision::Wait);
-    let mut copied = facts("s2", &[(1, 1)], 9);
-    copied.boot = BootId::new(2); // the same open counter by another boot: a copy of the image
-    assert_eq!(run(&quorum(), &own, &[copied]), Decision::Wait);
+    let mut line = quorum();
+    for member in line.members.iter_mut().filter(|m| m.server != own.server) {
+        (member.open, member.opened_by) = (OpenCount::new(3), Some(BootId::new(3)));
+    }
+    let theirs = facts("s2", &[(1, 1)], 9);
+    for old_copy in [
+        &[(1, 1), (2, 2)][..],
+        &[(1, 1), (2, 2), (3, 30)], // the same count by another boot
+        &[(1, 1), (2, 20), (3, 30), (4, 40), (5, 50)], // opened oftener since than the store itself
+    ] {
+        let old_copy = after(theirs.clone(), old_copy);
+        assert_eq!(run(&line, &own, &[old_copy]), Decision::Wait);
+    }
+    for itself in [
+        &[(1, 1), (2, 2), (3, 3)][..],
+        &[(3, 3), (4, 4)],
+        &[(4, 4), (5, 5)], // a newer line than this one recorded its fourth opening
+    ] {
+        adoption(run(&line, &own, &[after(theirs.clone(), itself)]));
+    }
 }
 
 #[test]
 fn a_member_that_restarted_since_it_was_called_in_sync_votes() {
     let own = facts("s1", &[(1, 1)], 9);
-    let mut restarted = facts("s2", &[(1, 1)], 9);
-    (restarted.open, restarted.boot) = (OpenCount::new(2), BootId::new(2));
+    let restarted = after(facts("s2", &[(1, 1)], 9), &[(1, 1), (2, 2)]);
     let mut line = quorum();
     for member in &mut line.members {
         (member.open, member.opened_by) = (OpenCount::new(2), Some(BootId::new(2)));
     }
-    let own = ReplicaFacts {
-        open: OpenCount::new(2),
-        boot: BootId::new(2),
-        ..own
-    };
+    let own = after(own, &[(1, 1), (2, 2)]);
     adoption(run(&line, &own, &[restarted]));
 }
 

@@ -10,10 +10,10 @@ use moorline_engine::{
 };
 use moorline_types::{
     AckPoint, AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, LsnRange, OpenCount,
-    Policy, ServerId, StoreId, VolumeId,
+    Opening, Policy, ServerId, StoreId, VolumeId,
 };
 use moorline_wire::{
-    PromiseRequest, VolumeMessage,
+    PromiseRequest, ReplicaFacts, VolumeMessage,
     control::{
         ChangeConfig, ChangeConfigResult, InSyncMember, PrimaryFaultReason, PromotionFailure,
         ServerToMaster,
@@ -28,7 +28,7 @@ use crate::{
     lease::{Holding, LeaseQuorum, LeaseTiming, Reign as ReignId},
     mutants::{Mutant, Mutants},
     node::Action,
-    promotion::Vote,
+    promotion::{NoVoteReason, Vote, vote_of},
 };
 
 /// Between two requests to the master for one change of the in-sync set.
@@ -83,6 +83,8 @@ pub(super) enum ReignPhase {
 #[derive(Clone, Debug)]
 pub(super) struct PeerSeen {
     pub(super) boot: BootId,
+    /// The opening of its store that answered; a later answer must be of that store, no older copy.
+    pub(super) opening: Opening,
     pub(super) vote: Vote,
     pub(super) persisted: (Epoch, ConfigVersion),
     /// Its memory was lost; it says that it flushed this much only after that is made good.
@@ -98,6 +100,20 @@ struct AskedChange {
 }
 
 impl Reign {
+    /// The vote of a peer's store by the line and by what it showed in this reign; the worse holds.
+    pub(super) fn vote_of_peer(
+        &self,
+        facts: &ReplicaFacts,
+        line: &AssignmentLine,
+        mutants: Mutants,
+    ) -> Vote {
+        let seen = self.peers.get(&facts.server);
+        match seen.is_none_or(|seen| facts.openings.descends_from(seen.opening)) {
+            true => vote_of(facts, line, mutants),
+            false => Vote::DoesNot(NoVoteReason::RolledBack),
+        }
+    }
+
     pub(super) fn new(
         ctx: &Ctx<'_>,
         (volume, open): (VolumeId, OpenCount),

@@ -25,6 +25,7 @@ impl Replica {
             store: self.store.identity().store,
             open: self.store.open_count(),
             boot: me.boot,
+            openings: self.store.openings().clone(),
             promised: self.store.durable().promised_epoch(),
             line: self.line_version(),
         }
@@ -65,6 +66,7 @@ impl Replica {
             store: self.store.identity().store,
             open: self.store.open_count(),
             boot: me.boot,
+            openings: self.store.openings().clone(),
             role: self.reported_role(),
             promised: self.store.durable().promised_epoch(),
             line: self.line_version(),

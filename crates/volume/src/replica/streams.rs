@@ -26,7 +26,7 @@ use crate::{
     journal::{Happening, StepDownReason},
     mutants::Mutant,
     node::{LinkId, Peer},
-    promotion::{Vote, vote_of},
+    promotion::Vote,
 };
 
 pub(super) use self::shipping::pack;
@@ -594,7 +594,8 @@ impl Replica {
         if let Role::Reign(reign) = &mut self.role {
             let seen = PeerSeen {
                 boot: facts.boot,
-                vote: vote_of(facts, &line, ctx.me.mutants),
+                opening: facts.opening(),
+                vote: reign.vote_of_peer(facts, &line, ctx.me.mutants),
                 persisted: facts.line.as_ref().map(|l| l.version()).unwrap_or_default(),
                 memory_back_at: match facts.memory {
                     MemoryState::Intact => None,

@@ -1,6 +1,8 @@
 //! What a server reports of its replicas.
 
-use moorline_types::{BootId, ConfigVersion, Epoch, Lsn, OpenCount, ServerId, StoreId, VolumeId};
+use moorline_types::{
+    BootId, ConfigVersion, Epoch, Lsn, OpenCount, Openings, ServerId, StoreId, VolumeId,
+};
 use serde::{Deserialize, Serialize};
 
 /// What orders assignment lines.
@@ -23,6 +25,8 @@ pub struct StoreReport {
     pub open: OpenCount,
     /// The boot that opened it.
     pub boot: BootId,
+    /// Its openings, that one the last.
+    pub openings: Openings,
     /// The highest epoch that it promised.
     pub promised: Epoch,
     /// The newest line that it persisted.
@@ -92,6 +96,8 @@ pub struct ReplicaReport {
     pub open: OpenCount,
     /// The boot that opened it.
     pub boot: BootId,
+    /// Its openings, that one the last.
+    pub openings: Openings,
     /// Its part.
     pub role: ReplicaRole,
     /// The highest epoch that it promised.
