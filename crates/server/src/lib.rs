@@ -10,12 +10,13 @@
 //! | `stores.rs` | the files and devices that stores lie on |
 //! | `master_service.rs` | the master as a process |
 //! | `metrics.rs` | figures for monitoring, over HTTP |
-//! | `inbox.rs` `ready.rs` `socket.rs` `clock.rs` `note.rs` | what the loop stands on |
+//! | `inbox.rs` `ready.rs` `socket.rs` `clock.rs` `note.rs` `causes.rs` | what the loop stands on |
 //! | `config.rs` | what a process is told at its start |
 //! | `cli.rs` `dev.rs` | commands · a cluster on one machine |
 
 #![forbid(unsafe_code)]
 
+mod causes;
 pub mod cli;
 mod clock;
 pub mod config;

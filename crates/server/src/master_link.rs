@@ -13,6 +13,7 @@ use moorline_wire::{
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
+    causes::Causes,
     inbox::{News, Teller},
     transport::{ConnectError, Connected, Introduction, dial, receive, send_message},
 };
@@ -102,9 +103,9 @@ async fn keep(
             Err(error) => error,
         };
         if complained {
-            tracing::debug!(%address, %error, "the master cannot be reached");
+            tracing::debug!(%address, error = %Causes(&error), "the master cannot be reached");
         } else {
-            tracing::warn!(%address, %error, "the master cannot be reached; trying on");
+            tracing::warn!(%address, error = %Causes(&error), "the master cannot be reached; trying on");
             complained = true;
         }
         tokio::select! {

@@ -34,6 +34,7 @@ use tokio::{
 };
 
 use crate::{
+    causes::Causes,
     clock,
     config::{ConfigError, Failover, MasterConfig, MasterStore},
     serve::abort_on_panic,
@@ -320,7 +321,9 @@ async fn listen(listener: TcpListener, introduction: Arc<Introduction>, teller: 
         drop(tokio::spawn(async move {
             match accept(&introduction, stream, from, Serves::AsMaster).await {
                 Ok(connected) => drop(teller.send(News::Connected(Box::new(connected)))),
-                Err(error) => tracing::warn!(%from, %error, "a peer was not let in"),
+                Err(error) => {
+                    tracing::warn!(%from, error = %Causes(&error), "a peer was not let in")
+                }
             }
             drop(place);
         }));

@@ -27,6 +27,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    causes::Causes,
     config::StoreLocation,
     inbox::{News, Teller},
 };
@@ -312,7 +313,7 @@ fn open_patiently(path: &Path) -> Result<StoreFile, OpenDeviceError> {
 fn make(path: &Path, bytes: u64) -> Result<Created, DeviceCreation> {
     let file = open_store(path, CreateFile::New { bytes });
     file.map(Created).map_err(|error| {
-        tracing::error!(path = %path.display(), %error, "cannot make a store");
+        tracing::error!(path = %path.display(), error = %Causes(&error), "cannot make a store");
         match error {
             OpenDeviceError::Exists { .. } => DeviceCreation::Exists,
             OpenDeviceError::TooSmall { need, have, .. } => DeviceCreation::NoRoom { need, have },
@@ -336,7 +337,9 @@ fn remove_file(file: StoreFile) {
     let path = file.path().to_owned();
     match file.remove() {
         Ok(()) => tracing::info!(path = %path.display(), "removed"),
-        Err(error) => tracing::error!(path = %path.display(), %error, "cannot remove a store"),
+        Err(error) => {
+            tracing::error!(path = %path.display(), error = %Causes(&error), "cannot remove a store")
+        }
     }
 }
 

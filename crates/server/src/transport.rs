@@ -24,6 +24,7 @@ use link::Link;
 use link::LinkError;
 
 use crate::{
+    causes::Causes,
     inbox::{News, Teller},
     ready::{ReadyList, Source},
     socket::Socket,
@@ -165,7 +166,9 @@ pub(crate) async fn listen(
             let serves = Serves::AsServer(channel);
             match accept(&introduction, stream, from, serves).await {
                 Ok(connected) => tell(&teller, connected, LinkDirection::Accepted),
-                Err(error) => tracing::warn!(%from, %error, "a peer was not let in"),
+                Err(error) => {
+                    tracing::warn!(%from, error = %Causes(&error), "a peer was not let in")
+                }
             }
             drop(permit);
         }));
@@ -196,7 +199,7 @@ pub(crate) fn dial_server(
 fn note_failed_dial(server: &ServerId, address: &str, error: &ConnectError) {
     match error {
         ConnectError::Refused(_) | ConnectError::Decode(_) | ConnectError::NotHello => {
-            tracing::warn!(%server, address, %error, "cannot connect to a server");
+            tracing::warn!(%server, address, error = %Causes(error), "cannot connect to a server");
         }
         ConnectError::Io(_)
         | ConnectError::TimedOut

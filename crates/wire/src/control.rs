@@ -186,6 +186,12 @@ pub enum CreateStoreError {
     /// The device failed.
     #[error("its device failed: see the server's log")]
     DeviceFailed,
+    /// Its file could not be made or its device not be looked at.
+    #[error("its system refused: {}", std::io::Error::from_raw_os_error(*errno))]
+    Refused {
+        /// What the system said.
+        errno: i32,
+    },
     /// The log size cannot be had.
     #[error("it cannot have a log of that size")]
     BadLogSize,

@@ -135,7 +135,9 @@ impl Host {
     }
 
     fn lost_since(&self, head: Lsn) -> bool {
-        self.proven.is_some_and(|proven| head < proven) && !self.corrupted && self.swapped_with.is_none()
+        self.proven.is_some_and(|proven| head < proven)
+            && !self.corrupted
+            && self.swapped_with.is_none()
     }
 
     fn link_of(&self, conn: ConnNo, end: End) -> Option<LinkId> {
@@ -177,7 +179,8 @@ impl World {
         host.node = Some(Node::new(config, host.clock.read(self.now)));
         host.inbox.clear();
         host.paused_until = 0;
-        host.struck = host.disks.values().any(|disk| disk.flaws.any()) || host.swapped_with.is_some();
+        host.struck =
+            host.disks.values().any(|disk| disk.flaws.any()) || host.swapped_with.is_some();
         let found: Vec<(DeviceKey, u64)> = host
             .disks
             .iter()

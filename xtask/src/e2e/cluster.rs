@@ -3,9 +3,10 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use super::context::Context;
 use super::lab::Node;
@@ -191,6 +192,37 @@ impl<'a> Cluster<'a> {
             Some(process) => process.signal(signal),
             None => fail!("{} is not running", server.id),
         }
+    }
+
+    /// The process id of a running server.
+    pub(crate) fn server_pid(&self, at: usize) -> Result<Pid> {
+        let server = &self.servers[at];
+        let pid = server.process.as_ref().map(Daemon::pid);
+        match pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+            Some(pid) => Ok(pid),
+            None => fail!("{} is not running", server.id),
+        }
+    }
+
+    /// Where a running server logs.
+    pub(crate) fn server_log(&self, at: usize) -> Result<PathBuf> {
+        match &self.servers[at].process {
+            Some(process) => Ok(process.log().to_owned()),
+            None => fail!("{} is not running", self.servers[at].id),
+        }
+    }
+
+    /// How a server's process ended by itself, if it did.
+    pub(crate) fn server_ended(&mut self, at: usize) -> Result<Option<ExitStatus>> {
+        let server = &mut self.servers[at];
+        let ended = match &mut server.process {
+            Some(process) => process.ended()?,
+            None => None,
+        };
+        if ended.is_some() {
+            server.process = None;
+        }
+        Ok(ended)
     }
 
     /// Waits until a server logged a line that contains `text` since it was started last.

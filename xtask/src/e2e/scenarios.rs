@@ -6,6 +6,7 @@ mod bad_store;
 mod clients;
 mod commands;
 mod dev;
+mod exhausted;
 mod failover;
 mod oracle;
 mod partition;
@@ -82,6 +83,18 @@ pub(super) const ALL: &[Scenario] = &[
         about: "a replica hangs: no request waits longer than a second for it",
         needs: Needs::Nothing,
         run: paused::replica,
+    },
+    Scenario {
+        name: "no-descriptors",
+        about: "every server runs out of descriptors: clients notice nothing, new work is refused until there are some",
+        needs: Needs::Nothing,
+        run: exhausted::descriptors,
+    },
+    Scenario {
+        name: "no-memory",
+        about: "a primary gets no more memory: it goes on or ends whole, no acknowledged write lost",
+        needs: Needs::Nothing,
+        run: exhausted::memory,
     },
     Scenario {
         name: "primary-paused",

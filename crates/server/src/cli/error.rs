@@ -8,7 +8,7 @@ use super::{
     master_client::MasterClientError, process::config_exit, serve::file::ConfigFileError,
     store::StoreError,
 };
-use crate::{config::ConfigError, dev::DevError};
+use crate::{causes::Causes, config::ConfigError, dev::DevError};
 
 /// The exit codes; scripts rely on them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -196,18 +196,7 @@ impl CliError {
     /// The whole text for standard error: the error, its causes, and what to do.
     #[must_use]
     pub fn report(&self) -> String {
-        let mut text = format!("error: {self}");
-        let mut said = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let line = error.to_string();
-            // A wrapper that repeats its cause would say it twice.
-            if !said.contains(&line) {
-                let _written = write!(text, ": {line}");
-                said = line;
-            }
-            cause = error.source();
-        }
+        let mut text = format!("error: {}", Causes(self));
         text.push('\n');
         if let Some(advice) = self.advice() {
             let _written = writeln!(text, "  what to do: {advice}");

@@ -369,8 +369,8 @@ impl Node {
                 self.create_failed(volume, CreateStoreError::Occupied, out);
                 return;
             }
-            DeviceCreation::Refused { .. } => {
-                self.create_failed(volume, CreateStoreError::DeviceFailed, out);
+            DeviceCreation::Refused { errno } => {
+                self.create_failed(volume, CreateStoreError::Refused { errno }, out);
                 return;
             }
         };
