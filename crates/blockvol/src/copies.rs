@@ -149,15 +149,7 @@ impl Copies {
         self.checkpoint
     }
 
-    /// Opening may start here: the lower tail of the two copies' anchors.
-    pub(crate) fn lower_tail(&self) -> Lsn {
-        if self.mutants.has(Mutant::OlderAnchorForgotten) {
-            return self.on_disk[1 - self.older()].anchor.tail;
-        }
-        self.on_disk[0].anchor.tail.min(self.on_disk[1].anchor.tail)
-    }
-
-    /// What the two copies name.
+    /// What the two copies name: opening may start from either.
     pub(crate) fn anchors(&self) -> [LogAnchor; 2] {
         if self.mutants.has(Mutant::OlderAnchorForgotten) {
             return [self.on_disk[1 - self.older()].anchor; 2];

@@ -297,14 +297,16 @@ impl Store {
         }
     }
 
-    /// Lets the log go when pins or peers held it back while the checkpoint moved.
+    /// Lets the log go when pins or peers held it back while the checkpoint moved, or when a cut
+    /// left frames that hold nothing: then the anchor moves although the tail does not.
     fn free_log_when_full(&mut self) {
         if self.used_percent() <= SPREAD_PERCENT || !self.copies.is_idle() {
             return;
         }
         let checkpoint = self.copies.checkpoint();
         let anchor = choose_anchor(&self.log, checkpoint, self.lowest_peer);
-        if anchor.tail > self.copies.lower_tail() {
+        let [one, other] = self.copies.anchors();
+        if anchor.sequence > one.sequence.min(other.sequence) {
             self.copies
                 .want_checkpoint(checkpoint, anchor, Spread::Both);
         }
@@ -644,10 +646,7 @@ impl Store {
 
     /// Frees what both superblocks let go.
     fn reclaim(&mut self) {
-        let tail = self.copies.lower_tail();
-        if tail > self.log.tail() {
-            self.log.reclaim(self.copies.anchors());
-        }
+        self.log.reclaim(self.copies.anchors());
     }
 
     /// Bytes of the ring in use, in percent.

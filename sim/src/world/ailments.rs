@@ -130,12 +130,13 @@ impl World {
             [Some(with_a), Some(with_b)] if (with_a, with_b) == (b, a) => true,
             [Some(_) | None, Some(_) | None] => return,
         };
-        let one = std::mem::take(&mut self.hosts[a].disks);
-        let other = std::mem::replace(&mut self.hosts[b].disks, one);
-        self.hosts[a].disks = other;
-        // Damage goes with the disk.
-        let damaged = self.hosts[a].corrupted;
-        self.hosts[a].corrupted = std::mem::replace(&mut self.hosts[b].corrupted, damaged);
+        let [one, other] = self.hosts.get_disjoint_mut([a, b]).expect("two machines");
+        std::mem::swap(&mut one.disks, &mut other.disks);
+        // What is true of a disk goes with it.
+        std::mem::swap(&mut one.corrupted, &mut other.corrupted);
+        std::mem::swap(&mut one.replaced, &mut other.replaced);
+        std::mem::swap(&mut one.buried, &mut other.buried);
+        std::mem::swap(&mut one.old_image, &mut other.old_image);
         for (s, other) in [(a, b), (b, a)] {
             self.hosts[s].swapped_with = (!back).then_some(other);
         }

@@ -473,3 +473,32 @@ fn replicas_with_one_content_have_one_digest_wherever_their_checkpoints_are() {
     let digest = damaged.store.unwrap().digest.unwrap();
     assert_eq!((digest.sha256, digest.damaged_blocks), (None, vec![3]));
 }
+
+#[test]
+fn what_a_cut_left_in_the_log_takes_no_room_at_rest() {
+    let mut world = World::new(10);
+    world.append_this(RecordKind::Write, 0, 1);
+    world.drain();
+    world.commit_all();
+    world.settle();
+    // Nobody commits these.
+    let mut head = Lsn::ZERO;
+    while world.store.frontiers().head > head {
+        head = world.store.frontiers().head;
+        world.append_this(RecordKind::Write, head.get() % 50, 20);
+        world.submit();
+        world.drain();
+    }
+    assert!(world.store.fill() > 80, "{} % in use", world.store.fill());
+    world.cut_to(Lsn::new(1));
+    world.settle();
+    assert!(world.store.fill() < 50, "{} % in use", world.store.fill());
+    // What is written next has room, and the log opens with it.
+    world.append_this(RecordKind::Write, 0, 20);
+    world.drain();
+    world.commit_all();
+    world.settle();
+    assert_eq!(world.store.frontiers().head, Lsn::new(2));
+    world.power_cut();
+    world.check_whole();
+}

@@ -269,7 +269,10 @@ impl World {
         let floor = at.applied.max(at.committed);
         let room = self.head().distance_from(floor);
         let step = self.rng.below(room + 1);
-        let through = floor.checked_advance(step).unwrap();
+        self.cut_to(floor.checked_advance(step).unwrap());
+    }
+
+    pub(crate) fn cut_to(&mut self, through: Lsn) {
         if self.store.cut(through).is_err() {
             // The applied mark is on its way up.
             return;
