@@ -31,7 +31,7 @@ use crate::{
     frame::{FrameHeader, FrameKind, SEQUENCE_END},
     history::RetainedHistory,
     mutants::Mutants,
-    pin::{PinHolder, PinInfo, PinTable, RetentionPin},
+    pin::{FullBasePin, PinHolder, PinInfo, PinTable, RetentionPin, SnapshotPin},
     record::{Record, RecordHeader},
     recover::{LogDamage, Recovered},
     ring::Ring,
@@ -437,6 +437,41 @@ impl Log {
         holder: PinHolder,
         since: Instant,
     ) -> Result<RetentionPin, PinRefused> {
+        self.check_pin(after)?;
+        self.pins.retain(after, holder, since)
+    }
+
+    /// Holds the image at checkpoint `at`, and every record above it until that is let go.
+    ///
+    /// # Errors
+    ///
+    /// [`PinRefused`] when the records are not all there.
+    pub fn pin_snapshot(
+        &self,
+        at: Lsn,
+        holder: PinHolder,
+        since: Instant,
+    ) -> Result<SnapshotPin, PinRefused> {
+        self.check_pin(at)?;
+        self.pins.snapshot(at, holder, since)
+    }
+
+    /// Holds the whole image, and every record above `at` until that is let go.
+    ///
+    /// # Errors
+    ///
+    /// [`PinRefused`] when the records are not all there.
+    pub fn pin_full_base(
+        &self,
+        at: Lsn,
+        holder: PinHolder,
+        since: Instant,
+    ) -> Result<FullBasePin, PinRefused> {
+        self.check_pin(at)?;
+        self.pins.full_base(at, holder, since)
+    }
+
+    fn check_pin(&self, after: Lsn) -> Result<(), PinRefused> {
         let (tail, head) = (self.tail(), self.head());
         if after < tail {
             return Err(PinRefused::Reclaimed { after, tail });
@@ -444,10 +479,10 @@ impl Log {
         if after > head {
             return Err(PinRefused::AboveHead { after, head });
         }
-        self.pins.retain(after, holder, since)
+        Ok(())
     }
 
-    /// The table of pins: also the place for snapshot and full-base pins, and for breaking pins.
+    /// The table of pins, for whoever breaks pins.
     #[must_use]
     pub fn pin_table(&self) -> &PinTable {
         &self.pins

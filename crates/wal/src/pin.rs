@@ -100,6 +100,8 @@ struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Hold {
     Counts,
+    /// An image whose holder has what it needed of the log.
+    ImageAlone,
     Broken,
 }
 
@@ -202,7 +204,8 @@ impl PinTable {
         })
     }
 
-    /// The lowest LSN that a pin holds (exclusive); `None` without pins. Broken ones do not count.
+    /// The lowest LSN that a pin holds (exclusive); `None` without pins. Broken ones do not count,
+    /// nor do those that hold an image alone.
     #[must_use]
     pub fn lowest(&self) -> Option<Lsn> {
         let table = self.0.lock();
@@ -213,14 +216,14 @@ impl PinTable {
         counting.map(|entry| entry.info.lsn).min()
     }
 
-    /// Every pin that counts, oldest first.
+    /// Every pin that holds something, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<PinInfo> {
         let table = self.0.lock();
         let counting = table
             .entries
             .values()
-            .filter(|entry| entry.hold == Hold::Counts);
+            .filter(|entry| entry.hold != Hold::Broken);
         counting.map(|entry| entry.info.clone()).collect()
     }
 
@@ -239,7 +242,7 @@ impl PinTable {
         broken
     }
 
-    /// How many guards were dropped so far; a change since the last look means that reclaim may
+    /// How often something was let go so far; a change since the last look means that reclaim may
     /// get further.
     #[must_use]
     pub fn releases(&self) -> u64 {
@@ -259,6 +262,19 @@ impl PinTable {
             .get_mut(&id)
             .expect("the guard of an entry lives");
         entry.info.lsn = to;
+    }
+
+    fn let_log_go(&self, id: u64) {
+        let mut table = self.0.lock();
+        let entry = table
+            .entries
+            .get_mut(&id)
+            .expect("the guard of an entry lives");
+        // A broken pin holds nothing ever again.
+        if entry.hold == Hold::Counts {
+            entry.hold = Hold::ImageAlone;
+            table.releases += 1;
+        }
     }
 
     fn release(&self, id: u64) {
@@ -304,13 +320,28 @@ pin_guard! {
     RetentionPin
 }
 pin_guard! {
-    /// Holds a checkpoint's image and the log above it until dropped.
+    /// Holds a checkpoint's image until dropped, and the log above it until that is let go.
     SnapshotPin
 }
 pin_guard! {
-    /// Holds a base image and the log above it until dropped.
+    /// Holds a base image until dropped, and the log above it until that is let go.
     FullBasePin
 }
+
+macro_rules! image_guard {
+    ($name:ident) => {
+        impl $name {
+            /// Lets the log go and holds the image alone: whoever is rebuilt from it has received
+            /// the records that it needs. Harmless when done before.
+            pub fn let_log_go(&mut self) {
+                self.0.table.let_log_go(self.0.id);
+            }
+        }
+    };
+}
+
+image_guard!(SnapshotPin);
+image_guard!(FullBasePin);
 
 impl RetentionPin {
     /// Follows the holder's acknowledged frontier: what lies at or below `to` is let go.

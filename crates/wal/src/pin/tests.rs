@@ -30,6 +30,50 @@ mod models {
     }
 
     #[test]
+    fn a_log_let_go_while_pins_are_broken_is_lost_or_given_back_and_never_both() {
+        loom::model(|| {
+            let table = PinTable::new();
+            let mut pin = table
+                .full_base(Lsn::new(1), holder(), Instant::ZERO)
+                .unwrap();
+            let receiver = loom::thread::spawn(move || {
+                pin.let_log_go();
+                pin
+            });
+            let broken = table.break_through(Lsn::new(9)).len();
+            let pin = receiver.join().unwrap();
+            assert_eq!(table.lowest(), None);
+            // Its holder is told of a break exactly when the image is lost with it.
+            assert_eq!((table.list().len(), table.live()), (1 - broken, 1));
+            drop(pin);
+            assert_eq!(table.live(), 0);
+        });
+    }
+
+    #[test]
+    fn operators_who_look_while_pins_come_and_go_see_what_is_held_and_hold_up_nobody() {
+        loom::model(|| {
+            let table = PinTable::new();
+            let own = table.retain(Lsn::new(5), holder(), Instant::ZERO).unwrap();
+            let other = {
+                let table = table.clone();
+                loom::thread::spawn(move || {
+                    let pin = table
+                        .snapshot(Lsn::new(2), holder(), Instant::ZERO)
+                        .unwrap();
+                    drop(pin);
+                })
+            };
+            let seen = table.list();
+            assert!(seen.iter().any(|pin| pin.lsn == Lsn::new(5)));
+            assert!(seen.len() <= 2 && seen.len() <= table.live() + 1);
+            other.join().unwrap();
+            assert_eq!(table.list().len(), 1);
+            drop(own);
+        });
+    }
+
+    #[test]
     fn a_pin_broken_while_it_is_dropped_is_released_once() {
         loom::model(|| {
             let table = PinTable::new();
@@ -104,6 +148,25 @@ mod plain {
         assert_eq!(table.lowest(), Some(lsn(5)));
         drop(low);
         assert_eq!(table.list().len(), 1);
+    }
+
+    #[test]
+    fn an_image_is_held_on_when_its_log_is_let_go() {
+        let table = PinTable::new();
+        let mut base = table.full_base(lsn(3), holder(), Instant::ZERO).unwrap();
+        let mut snapshot = table.snapshot(lsn(4), holder(), Instant::ZERO).unwrap();
+        base.let_log_go();
+        base.let_log_go();
+        assert_eq!((table.lowest(), table.releases()), (Some(lsn(4)), 1));
+        // What needs no record cannot lose one.
+        assert_eq!(table.break_through(lsn(4)), []);
+        assert_eq!((table.list().len(), table.live()), (2, 2));
+        // A pin that was broken before holds nothing afterwards either.
+        assert_eq!(table.break_through(lsn(9)).len(), 1);
+        snapshot.let_log_go();
+        assert_eq!((table.list().len(), table.lowest()), (1, None));
+        drop((base, snapshot));
+        assert_eq!((table.live(), table.releases()), (0, 3));
     }
 
     #[test]
