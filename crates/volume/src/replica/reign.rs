@@ -1,4 +1,4 @@
-//! The primary's side: commit, lease, in-sync set, and the gate for clients.
+//! The primary's side: what a reign is made of, its beginning, its timers, its end.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -6,33 +6,32 @@ use std::{
 };
 
 use moorline_engine::{
-    Actions as EngineActions, Event as EngineEvent, Fact, Registry, RegistryIdentity, SenderConfig,
+    Actions as EngineActions, Event as EngineEvent, Registry, RegistryIdentity, SenderConfig,
 };
 use moorline_types::{
-    AckPoint, AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, LsnRange, OpenCount,
-    Opening, Policy, ServerId, StoreId, VolumeId,
+    AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, LsnRange, OpenCount, Opening,
+    ServerId, VolumeId,
 };
 use moorline_wire::{
-    PromiseRequest, ReplicaFacts, VolumeMessage,
-    control::{
-        ChangeConfig, ChangeConfigResult, InSyncMember, PrimaryFaultReason, PromotionFailure,
-        ServerToMaster,
-    },
+    ReplicaFacts,
+    control::{PrimaryFaultReason, PromotionFailure, ServerToMaster},
 };
 
-use super::{Ctx, Me, OnVolatileLoss, Replica, Role, streams::Stream};
+use super::{Ctx, OnVolatileLoss, Replica, Role, streams::Stream};
 use crate::{
-    commit::{CommitRule, Requirement, Seat, Standing},
     desk::Desk,
-    journal::{Happening, StepDownReason},
-    lease::{Holding, LeaseQuorum, LeaseTiming, Reign as ReignId},
+    journal::StepDownReason,
+    lease::{Holding, Reign as ReignId},
     mutants::{Mutant, Mutants},
     node::Action,
     promotion::{NoVoteReason, Vote, vote_of},
 };
 
-/// Between two requests to the master for one change of the in-sync set.
-const CHANGE_AGAIN: Duration = Duration::from_millis(500);
+mod in_sync;
+mod lease;
+mod seats;
+
+use in_sync::AskedChange;
 
 /// Between two attempts to begin a session with a peer whose link stands.
 const SESSION_AGAIN: Duration = Duration::from_millis(300);
@@ -89,14 +88,6 @@ pub(super) struct PeerSeen {
     pub(super) persisted: (Epoch, ConfigVersion),
     /// Its memory was lost; it says that it flushed this much only after that is made good.
     pub(super) memory_back_at: Option<Lsn>,
-}
-
-#[derive(Clone, Debug)]
-struct AskedChange {
-    request_id: u64,
-    expected: ConfigVersion,
-    in_sync: Vec<InSyncMember>,
-    again: Instant,
 }
 
 impl Reign {
@@ -288,23 +279,6 @@ impl Replica {
         self.advance(ctx);
     }
 
-    pub(super) fn growth_recorded(&mut self, ctx: &mut Ctx<'_>, server: &ServerId) {
-        let Role::Reign(reign) = &mut self.role else {
-            return;
-        };
-        reign.growing.remove(server);
-        if let Some(stream) = reign.streams.get(server) {
-            let stamp = stream.stamp;
-            let event = EngineEvent::Session {
-                stamp,
-                fact: Fact::InSyncRecorded,
-            };
-            let _answer = reign
-                .registry
-                .handle(ctx.now, server, event, &mut reign.asked);
-        }
-    }
-
     /// Asks for connections to every other member.
     pub(super) fn want_members(&mut self, ctx: &mut Ctx<'_>) {
         if self.leading_epoch().is_none() {
@@ -318,63 +292,6 @@ impl Replica {
         {
             ctx.links
                 .want(ctx.now, &member.server, &member.data_addr, ctx.out);
-        }
-    }
-
-    /// Applies the commit rule to what is known now.
-    pub(super) fn advance(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(line) = &self.line else { return };
-        let own_config = self.store.durable().line_version();
-        let log = self.store.log();
-        let own = Seat {
-            standing: Standing::Voter,
-            requirement: Requirement::Required,
-            received: log.head(),
-            flushed: match ctx.me.mutants.has(Mutant::OwnFlushAssumed) {
-                true => log.head(),
-                false => log.flushed(),
-            },
-        };
-        let Role::Reign(reign) = &mut self.role else {
-            return;
-        };
-        reign.forget_outgoing(line, own_config, &ctx.me.server);
-        let seats = reign.seats(line, &ctx.me.server);
-        let mut rule = reign.rule(line);
-        if ctx.me.mutants.has(Mutant::PolicyCountIgnored) {
-            rule.policy = Policy::BestEffort;
-        }
-        if ctx.me.mutants.has(Mutant::MarkIgnored) {
-            rule.mark = Lsn::ZERO;
-        }
-        let reach = rule.reach(own, &seats);
-        let Some(committed) = reach.committed else {
-            return;
-        };
-        let acknowledgeable = reach.acknowledgeable.unwrap_or(committed);
-        if committed > reign.committed {
-            assert!(
-                committed <= log.flushed(),
-                "INV-13: the primary's own flush is required"
-            );
-            reign.committed = committed;
-            self.store.set_committed(committed);
-            let behind = reign
-                .streams
-                .values()
-                .any(|stream| stream.told_committed < committed);
-            if behind && reign.announce_at.is_none() {
-                reign.announce_at = Some(ctx.now.after(ANNOUNCE_DELAY));
-            }
-        }
-        if acknowledgeable > reign.acknowledgeable {
-            reign.acknowledgeable = acknowledgeable;
-            self.store.set_readable(acknowledgeable);
-        }
-        if reign.phase == ReignPhase::Opening && reign.committed >= reign.mark {
-            reign.phase = ReignPhase::Serving;
-            let epoch = reign.id.epoch;
-            self.note(ctx, Happening::ServingStarted { epoch });
         }
     }
 
@@ -410,255 +327,6 @@ impl Replica {
             self.desk.expire(ctx.now, line.no_quorum, ctx.out);
         }
         self.advance(ctx);
-    }
-
-    /// Whether the lease is live at this very moment.
-    pub(super) fn lease_is_live(&self, ctx: &Ctx<'_>) -> bool {
-        let (Some(line), Role::Reign(reign)) = (&self.line, &self.role) else {
-            return false;
-        };
-        if ctx.me.mutants.has(Mutant::LeaseIgnored) {
-            return true;
-        }
-        let voters: Vec<ServerId> = reign
-            .peers
-            .iter()
-            .filter(|(server, seen)| seen.vote == Vote::Counts && line.member(server).is_some())
-            .map(|(server, _)| server.clone())
-            .collect();
-        let required = match ctx.me.mutants.has(Mutant::GrowsWithoutLease) {
-            true => line.in_sync.clone(),
-            false => reign.required(line),
-        };
-        let quorum = LeaseQuorum {
-            policy: line.policy,
-            seats: line.members.len(),
-            in_sync: &required,
-            own: &ctx.me.server,
-            own_vote: true,
-            voters: &voters,
-        };
-        match line.policy {
-            Policy::BestEffort => ctx.now < reign.master_lease_until,
-            Policy::SyncQuorum | Policy::SyncAll => reign.holding.is_live(ctx.now, quorum),
-        }
-    }
-
-    /// The master answered the heartbeat sent at `sent` with its lease for this epoch and boot
-    /// (`LEASE-7`).
-    pub(crate) fn on_master_lease(
-        &mut self,
-        me: &Me,
-        (epoch, boot): (Epoch, BootId),
-        sent: Instant,
-        term: Duration,
-    ) {
-        let timing = LeaseTiming::of_term(term);
-        if let Role::Reign(reign) = &mut self.role
-            && reign.id.epoch == epoch
-            && boot == me.boot
-        {
-            let until = sent.after(timing.term.saturating_sub(timing.drift_margin));
-            reign.master_lease_until = reign.master_lease_until.max(until);
-        }
-    }
-
-    /// A member that has not promised this epoch is asked again, for as long as it reigns: it may
-    /// have been away when the epoch was opened (`PROM-14`).
-    pub(super) fn ask_late_promise(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId) {
-        let (Role::Reign(reign), Some(line), Some(link)) =
-            (&self.role, &self.line, ctx.links.dialed(peer))
-        else {
-            return;
-        };
-        let request = PromiseRequest {
-            server: ctx.me.server.clone(),
-            boot: ctx.me.boot,
-            line: line.clone(),
-        };
-        let mut header = self.header(0, reign.id.epoch);
-        header.config = line.config;
-        let body = VolumeMessage::PromiseRequest(Box::new(request));
-        self.send(ctx, link, header, body);
-    }
-
-    /// Whether the policy can be met with the peers whose streams stand.
-    pub(super) fn policy_can_be_met(&self, ctx: &Ctx<'_>) -> bool {
-        let (Some(line), Role::Reign(reign)) = (&self.line, &self.role) else {
-            return false;
-        };
-        let far = |seat: Seat| Seat {
-            received: Lsn::MAX,
-            flushed: Lsn::MAX,
-            ..seat
-        };
-        let own = Seat {
-            standing: Standing::Voter,
-            requirement: Requirement::Required,
-            received: Lsn::MAX,
-            flushed: Lsn::MAX,
-        };
-        let seats: Vec<Seat> = reign
-            .seats(line, &ctx.me.server)
-            .into_iter()
-            .map(far)
-            .collect();
-        reign.rule(line).reach(own, &seats).committed.is_some()
-    }
-
-    /// The frontiers that clients are told by.
-    pub(super) fn reach(&self) -> (Lsn, Lsn) {
-        match &self.role {
-            Role::Reign(reign) => (reign.acknowledgeable, reign.committed),
-            Role::Idle | Role::Follower(_) | Role::Candidate(_) => (Lsn::ZERO, Lsn::ZERO),
-        }
-    }
-
-    /// A lease was granted for a request sent at `sent` by this node's clock.
-    pub(crate) fn on_lease_granted(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        server: &ServerId,
-        epoch: Epoch,
-        store: StoreId,
-        sent: Instant,
-    ) {
-        let recorded = self
-            .line
-            .as_ref()
-            .and_then(|line| line.member(server))
-            .and_then(|m| m.store);
-        let timing = self.lease;
-        if let Role::Reign(reign) = &mut self.role
-            && reign.id.epoch == epoch
-            && (recorded == Some(store) || ctx.me.mutants.has(Mutant::StoreIdentityIgnored))
-        {
-            let sent = match ctx.me.mutants.has(Mutant::LeaseFromReceipt) {
-                true => ctx.now,
-                false => sent,
-            };
-            reign.holding.granted(server, sent, timing);
-            self.join_granted(ctx, server);
-            if matches!(&self.role, Role::Reign(reign) if !reign.growing.is_empty()) {
-                self.change_in_sync(ctx);
-            }
-        }
-    }
-
-    /// The lease that this replica wants renewed by `server`, if it leads and has a lease to ask.
-    pub(crate) fn lease_wanted(&self, server: &ServerId) -> Option<(Epoch, ConfigVersion)> {
-        let Role::Reign(reign) = &self.role else {
-            return None;
-        };
-        let line = self.line.as_ref()?;
-        let has_lease = line.policy != Policy::BestEffort;
-        (has_lease && line.member(server).is_some() && self.store.failed().is_none())
-            .then_some((reign.id.epoch, line.config))
-    }
-
-    /// How often the lease is renewed.
-    pub(crate) fn renewal_interval(&self) -> Duration {
-        self.lease.renewal_interval()
-    }
-
-    /// Asks the master to record the in-sync set that streams prove, one change at a time.
-    pub(super) fn change_in_sync(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(line) = self.line.clone() else {
-            return;
-        };
-        let Role::Reign(reign) = &mut self.role else {
-            return;
-        };
-        reign.watch_lost(ctx.now, &line, &ctx.me.server);
-        if let Some(change) = &mut reign.change {
-            if change.again <= ctx.now {
-                change.again = ctx.now.after(CHANGE_AGAIN);
-                let change = change.clone();
-                self.send_change(ctx, change);
-            }
-            return;
-        }
-        let wanted = reign.wanted_in_sync(ctx, &line);
-        if wanted == line.in_sync || ctx.now < reign.hold_until {
-            return;
-        }
-        let boots = |server: &ServerId| match reign.peers.get(server) {
-            Some(seen) => Some(seen.boot),
-            None if *server == ctx.me.server => Some(ctx.me.boot),
-            None => line.member(server).and_then(|member| member.boot),
-        };
-        if wanted.iter().any(|server| boots(server).is_none()) {
-            // A member of unknown boot is joined or lost before long.
-            reign.hold_until = ctx.now.after(CHANGE_AGAIN);
-            return;
-        }
-        let in_sync: Vec<InSyncMember> = wanted
-            .iter()
-            .filter_map(|server| {
-                boots(server).map(|boot| InSyncMember {
-                    server: server.clone(),
-                    boot,
-                })
-            })
-            .collect();
-        reign.changes += 1;
-        let change = AskedChange {
-            request_id: reign.changes,
-            expected: line.config,
-            in_sync,
-            again: ctx.now.after(CHANGE_AGAIN),
-        };
-        reign.change = Some(change.clone());
-        self.send_change(ctx, change);
-    }
-
-    fn send_change(&self, ctx: &mut Ctx<'_>, change: AskedChange) {
-        let Some(epoch) = self.leading_epoch() else {
-            return;
-        };
-        ctx.out
-            .push(Action::TellMaster(ServerToMaster::ChangeConfig(
-                ChangeConfig {
-                    request_id: change.request_id,
-                    volume: self.volume,
-                    epoch,
-                    expected_config: change.expected,
-                    in_sync: change.in_sync,
-                },
-            )));
-    }
-
-    /// The master answered a change.
-    pub(crate) fn on_change_done(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        request_id: u64,
-        result: ChangeConfigResult,
-    ) {
-        let Role::Reign(reign) = &mut self.role else {
-            return;
-        };
-        if reign
-            .change
-            .as_ref()
-            .is_none_or(|change| change.request_id != request_id)
-        {
-            return;
-        }
-        match result {
-            ChangeConfigResult::Recorded(line) => {
-                reign.change = None;
-                self.on_assignment(ctx, line);
-            }
-            ChangeConfigResult::Refused { reason: _, line } => {
-                // Decided again by the line in force and by what streams prove then.
-                reign.change = None;
-                reign.hold_until = ctx.now.after(CHANGE_AGAIN);
-                if let Some(line) = line {
-                    self.on_assignment(ctx, line);
-                }
-            }
-        }
     }
 
     pub(super) fn tell_master_of_step_down(
@@ -706,92 +374,6 @@ impl Replica {
 pub(super) const ANNOUNCE_DELAY: Duration = Duration::from_millis(5);
 
 impl Reign {
-    fn rule(&self, line: &AssignmentLine) -> CommitRule {
-        CommitRule {
-            policy: line.policy,
-            ack: line.ack,
-            copies_min: match self.mutants.has(Mutant::MinCopiesIgnored) {
-                true => 1,
-                false => line.min_copies as usize,
-            },
-            mark: self.mark,
-        }
-    }
-
-    /// Everybody who is waited for under `sync_all`: a superset of the recorded in-sync set at
-    /// every instant (`INV-16`).
-    pub(super) fn required(&self, line: &AssignmentLine) -> Vec<ServerId> {
-        let mut required: BTreeSet<ServerId> = line.in_sync.iter().cloned().collect();
-        required.extend(self.outgoing.iter().map(|(server, _)| server.clone()));
-        // Without an answer of the master the larger set may be recorded at any moment (`JOIN-4`).
-        let asked = self.change.iter().flat_map(|change| &change.in_sync);
-        if self.mutants.has(Mutant::ShrinksBeforeRecorded) && self.change.is_some() {
-            required.clear();
-        }
-        required.extend(asked.map(|member| member.server.clone()));
-        // A store without a vote is in no required set: it could neither grant nor count.
-        let votes = |server: &ServerId| {
-            self.peers
-                .get(server)
-                .is_some_and(|seen| seen.vote == Vote::Counts)
-        };
-        let joined = self
-            .streams
-            .iter()
-            .filter(|(server, stream)| stream.is_joined() && votes(server));
-        required.extend(joined.map(|(server, _)| server.clone()));
-        required.into_iter().collect()
-    }
-
-    fn seats(&self, line: &AssignmentLine, own: &ServerId) -> Vec<Seat> {
-        let required = match line.policy {
-            Policy::SyncAll => self.required(line),
-            Policy::BestEffort | Policy::SyncQuorum => Vec::new(),
-        };
-        let counts = |seat: &Seat| {
-            seat.standing == Standing::Voter || !self.mutants.has(Mutant::MajorityOfConnected)
-        };
-        line.members
-            .iter()
-            .filter(|member| member.server != *own)
-            .map(|member| {
-                let requirement = if required.contains(&member.server) {
-                    Requirement::Required
-                } else {
-                    Requirement::Optional
-                };
-                self.seat(&member.server, requirement)
-            })
-            .filter(counts)
-            .collect()
-    }
-
-    fn seat(&self, server: &ServerId, requirement: Requirement) -> Seat {
-        let silent = Seat {
-            standing: Standing::Silent,
-            requirement,
-            received: Lsn::ZERO,
-            flushed: Lsn::ZERO,
-        };
-        let (Some(stream), Some(seen)) = (self.streams.get(server), self.peers.get(server)) else {
-            return silent;
-        };
-        let counts = self
-            .registry
-            .sender(server)
-            .is_some_and(|sender| sender.counts_acks(stream.stamp).is_ok());
-        let counts = counts || self.mutants.has(Mutant::AckCountsBeforeCut);
-        if !counts || seen.vote != Vote::Counts {
-            return silent;
-        }
-        Seat {
-            standing: Standing::Voter,
-            requirement,
-            received: stream.received,
-            flushed: stream.flushed,
-        }
-    }
-
     /// Drops the streams whose session ended, or whose peer is in sync no longer.
     pub(super) fn drop_ended_streams(&mut self) {
         let registry = &self.registry;
@@ -803,87 +385,6 @@ impl Reign {
         });
         let streams = &self.streams;
         self.growing.retain(|server| streams.contains_key(server));
-    }
-
-    /// A dropped peer is required until everybody who remains has persisted the smaller set.
-    fn forget_outgoing(
-        &mut self,
-        line: &AssignmentLine,
-        own: (Epoch, ConfigVersion),
-        me: &ServerId,
-    ) {
-        if self.outgoing.is_empty() {
-            return;
-        }
-        let epoch = line.epoch;
-        let peers = &self.peers;
-        self.outgoing.retain(|(_, config)| {
-            let wanted = (epoch, *config);
-            let persisted = |server: &ServerId| {
-                *server == *me
-                    || peers
-                        .get(server)
-                        .is_some_and(|seen| seen.persisted >= wanted)
-            };
-            own < wanted || !line.in_sync.iter().all(persisted)
-        });
-    }
-
-    /// Notes since when members of the in-sync set have no joined stream.
-    fn watch_lost(&mut self, now: Instant, line: &AssignmentLine, me: &ServerId) {
-        let streams = &self.streams;
-        let lost = |server: &ServerId| {
-            *server != *me
-                && line.is_in_sync(server)
-                && !streams.get(server).is_some_and(Stream::is_joined)
-        };
-        self.lost_since.retain(|server, _| lost(server));
-        for server in line.in_sync.iter().filter(|server| lost(server)) {
-            self.lost_since.entry(server.clone()).or_insert(now);
-        }
-    }
-
-    fn wanted_in_sync(&self, ctx: &Ctx<'_>, line: &AssignmentLine) -> Vec<ServerId> {
-        let overdue = |server: &ServerId| {
-            let since = self.lost_since.get(server);
-            since.is_some_and(|since| ctx.now.since(*since) >= PEER_DEADLINE)
-        };
-        let keep = |server: &ServerId| {
-            *server == ctx.me.server
-                || (line.is_in_sync(server) && !overdue(server))
-                || (self.growing.contains(server) && self.may_grow(ctx.now, line, server))
-        };
-        line.members
-            .iter()
-            .map(|member| &member.server)
-            .filter(|s| keep(s))
-            .cloned()
-            .collect()
-    }
-
-    /// `JOIN-3`: the peer holds everything committed, and its grant to this epoch runs.
-    fn may_grow(&self, now: Instant, line: &AssignmentLine, server: &ServerId) -> bool {
-        let holds = line.policy != Policy::SyncAll
-            || self.holding.holds(now, server)
-            || self.mutants.has(Mutant::GrowsWithoutLease);
-        let votes = self
-            .peers
-            .get(server)
-            .is_some_and(|seen| seen.vote == Vote::Counts);
-        let whole = self
-            .streams
-            .get(server)
-            .is_some_and(|stream| stream.flushed >= self.mark.max(self.committed));
-        let whole = whole || self.mutants.has(Mutant::JoinsBelowHead);
-        holds && votes && whole && self.remembers(line, server)
-    }
-
-    /// `JOIN-3`: at `received`, the peer's *memory lost* bit is clear.
-    fn remembers(&self, line: &AssignmentLine, server: &ServerId) -> bool {
-        let back_at = self.peers.get(server).and_then(|seen| seen.memory_back_at);
-        let stream = self.streams.get(server);
-        line.ack == AckPoint::Flushed
-            || back_at.is_none_or(|lsn| stream.is_some_and(|stream| stream.flushed >= lsn))
     }
 }
 
