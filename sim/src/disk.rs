@@ -67,7 +67,7 @@ impl EverDurable {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct InFlight {
     op: DeviceOp,
     /// For a flush: writes completed before this one are covered.
@@ -75,7 +75,7 @@ struct InFlight {
 }
 
 /// One simulated disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SimDisk {
     size: u64,
     /// Blocks that are not all zero.

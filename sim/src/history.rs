@@ -53,7 +53,7 @@ impl Op {
 }
 
 /// Every request of a run, by its number.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct History {
     ops: Vec<Op>,
 }

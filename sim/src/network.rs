@@ -44,10 +44,9 @@ pub(crate) struct Seat {
 }
 
 /// One direction of a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Stream {
     bytes: VecDeque<Vec<Bytes>>,
-    decoder: Decoder,
     /// When the last message arrives: none overtakes another.
     last: u64,
     /// Arrivals that a partition holds back.
@@ -55,7 +54,7 @@ struct Stream {
 }
 
 /// One connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Conn {
     pub(crate) dialer: Seat,
     pub(crate) acceptor: Seat,
@@ -91,14 +90,34 @@ pub(crate) enum Arrival {
 }
 
 /// All connections and who cannot reach whom.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Network {
     conns: BTreeMap<ConnNo, Conn>,
     made: u64,
     /// (from, to): nothing arrives that way.
     blocked: BTreeSet<(Party, Party)>,
-    pool: BufferPool,
+    reader: Reader,
     pub(crate) bytes: u64,
+}
+
+/// Decodes whole frames, one at a time: between two of them it is as new.
+#[derive(Debug)]
+struct Reader {
+    pool: BufferPool,
+    decoder: Decoder,
+}
+
+impl Reader {
+    fn new(pool: BufferPool) -> Self {
+        let decoder = Decoder::new(pool.clone(), Limits::MEMBER);
+        Self { pool, decoder }
+    }
+}
+
+impl Clone for Reader {
+    fn clone(&self) -> Self {
+        Self::new(self.pool.clone())
+    }
 }
 
 impl Network {
@@ -107,7 +126,7 @@ impl Network {
             conns: BTreeMap::new(),
             made: 0,
             blocked: BTreeSet::new(),
-            pool,
+            reader: Reader::new(pool),
             bytes: 0,
         }
     }
@@ -133,7 +152,6 @@ impl Network {
         self.made += 1;
         let stream = || Stream {
             bytes: VecDeque::new(),
-            decoder: Decoder::new(self.pool.clone(), Limits::MEMBER),
             last: 0,
             held: 0,
         };
@@ -201,7 +219,7 @@ impl Network {
         let Some(parts) = stream.bytes.pop_front() else {
             return Arrival::Nothing;
         };
-        let message = decode(&mut stream.decoder, parts);
+        let message = decode(&mut self.reader.decoder, parts);
         Arrival::Message(Box::new(message))
     }
 

@@ -7,6 +7,7 @@ use crate::{
     dice::Dice,
     mutants::Mutant,
     plan::Plan,
+    strike::Sampling,
     watch::Watch,
     world::{Counts, Ended, Timeline, World},
 };
@@ -20,6 +21,8 @@ pub struct Outcome {
     pub plan: Option<Plan>,
     /// Numbers.
     pub counts: Counts,
+    /// Those of them that another run had counted when this one began as its copy.
+    pub copied: Counts,
     /// The rule that was broken, if one was.
     pub violation: Option<Violation>,
     /// The timeline, if it was asked for.
@@ -54,9 +57,59 @@ pub fn run_staged(
 pub fn run_plan(seed: u64, plan: Plan, mutant: Option<Mutant>, timeline: Timeline) -> Outcome {
     let mut world = World::new(Dice::new(!seed), plan, mutant, timeline);
     play(seed, &mut world);
+    outcome(seed, world)
+}
+
+/// Runs with given options, and at each persist point of the sample goes on in copies that lose
+/// their power there, before, in the middle of and after it. `ended` hears of every run, the
+/// undisturbed one last; once it says [`Further::Stop`] no other run begins.
+///
+/// A copy ends as the run does that [`run_plan`] makes of its plan.
+pub fn run_struck(
+    seed: u64,
+    plan: Plan,
+    mutant: Option<Mutant>,
+    sampling: Sampling,
+    ended: &mut dyn FnMut(Outcome) -> Further,
+) {
+    let mut world = World::new(Dice::new(!seed), plan, mutant, Timeline::Off);
+    world.sample(seed, sampling);
+    play_with_copies(seed, world, ended);
+}
+
+/// Whether more runs are wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Further {
+    /// They are.
+    GoOn,
+    /// They are not.
+    Stop,
+}
+
+fn play_with_copies(
+    seed: u64,
+    mut world: World,
+    ended: &mut dyn FnMut(Outcome) -> Further,
+) -> Further {
+    loop {
+        play(seed, &mut world);
+        let copies = world.take_copies();
+        if copies.is_empty() {
+            return ended(outcome(seed, world));
+        }
+        for copy in copies {
+            if play_with_copies(seed, copy, ended) == Further::Stop {
+                return Further::Stop;
+            }
+        }
+    }
+}
+
+fn outcome(seed: u64, world: World) -> Outcome {
     let Ended {
         plan,
         counts,
+        copied,
         violation,
         lines,
         watch,
@@ -67,6 +120,7 @@ pub fn run_plan(seed: u64, plan: Plan, mutant: Option<Mutant>, timeline: Timelin
         seed,
         plan: Some(plan),
         counts,
+        copied,
         about: sector
             .map(|sector| history.about(sector))
             .unwrap_or_default(),

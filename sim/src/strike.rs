@@ -71,8 +71,11 @@ pub struct Strike {
     pub again: Option<Again>,
 }
 
+/// Persist points of a recovery, from its first on, at which the power may go again.
+pub const AGAIN_MAX: u64 = 24;
+
 impl Strike {
-    /// The three strikes of a point, whose reach and second blow the seed and the point decide.
+    /// The three strikes of a point. The seed and the point decide who loses power.
     #[must_use]
     pub fn at(seed: u64, point: u64) -> [Self; 3] {
         let mut dice = Dice::new(seed.rotate_left(32) ^ point);
@@ -80,11 +83,30 @@ impl Strike {
             point,
             moment,
             reach: dice.pick(&[Reach::One, Reach::All]),
-            again: dice.percent(60).then(|| Again {
-                later: dice.between(1, 24),
-                moment: dice.pick(&Moment::ALL),
-            }),
+            again: None,
         })
+    }
+}
+
+/// At which of its persist points a run goes on in copies that are struck there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sampling {
+    /// Each so many points of the run, another one first in each run.
+    pub every: u64,
+    /// In each copy, each so many of the next [`AGAIN_MAX`] points of the same disk: the recovery.
+    /// Another one first in each copy.
+    pub again: u64,
+}
+
+impl Sampling {
+    /// Whether a run is struck at a point.
+    pub(crate) fn takes(self, seed: u64, point: u64) -> bool {
+        point % self.every.max(1) == seed % self.every.max(1)
+    }
+
+    /// Whether a run that was struck at `point` is struck again so many points later.
+    pub(crate) fn takes_again(self, point: u64, later: u64) -> bool {
+        later <= AGAIN_MAX && later % self.again.max(1) == point % self.again.max(1)
     }
 }
 

@@ -135,6 +135,8 @@ pub struct Counts {
     pub persist_points: BTreeMap<&'static str, u64>,
     /// Persist points at which the power went, by what would have become durable, and when.
     pub struck: BTreeMap<(&'static str, &'static str), u64>,
+    /// The same for the second time in a run, while what the first one hit recovers.
+    pub struck_again: BTreeMap<(&'static str, &'static str), u64>,
     /// Digest over all that happened, in order.
     pub trace: u64,
 }
@@ -154,7 +156,8 @@ thread_local! {
     static POOL: BufferPool = BufferPool::new();
 }
 
-/// A whole cluster.
+/// A whole cluster. A clone goes on from the same moment, and the two know nothing of each other.
+#[derive(Clone)]
 pub(crate) struct World {
     now: u64,
     seq: u64,
@@ -181,6 +184,10 @@ pub(crate) struct World {
     /// How often a process ended.
     memories_lost: usize,
     strikes: Strikes,
+    /// Copies that were made of this world, each struck at a persist point.
+    copies: Vec<World>,
+    /// What the world that this one is a copy of had counted.
+    copied: Counts,
     counts: Counts,
     timeline: Timeline,
     lines: Vec<String>,
@@ -217,6 +224,8 @@ impl World {
             pace: Pace::AsPlanned,
             memories_lost: 0,
             strikes: Strikes::new(plan.strike),
+            copies: Vec::new(),
+            copied: Counts::default(),
             counts: Counts::default(),
             timeline,
             lines: Vec::new(),
@@ -228,9 +237,9 @@ impl World {
         world
     }
 
-    /// Runs to the end, or to the first broken rule.
+    /// Runs to the end, to the first broken rule, or until there are copies to be run.
     pub(crate) fn run(&mut self) {
-        while self.violation.is_none() && self.phase != Phase::Over {
+        while self.violation.is_none() && self.phase != Phase::Over && self.copies.is_empty() {
             let Some(Reverse(next)) = self.queue.pop() else {
                 self.broken(Violation::new(
                     Rule::Liveness,
@@ -243,9 +252,16 @@ impl World {
             self.hash(next);
             self.happen(next.what);
         }
-        self.counts.simulated_ns = self.now;
-        self.counts.reigns = self.reigns.count() as u64;
-        self.counts.network_bytes = self.network.bytes;
+        self.counts = self.counts_by_now();
+    }
+
+    fn counts_by_now(&self) -> Counts {
+        Counts {
+            simulated_ns: self.now,
+            reigns: self.reigns.count() as u64,
+            network_bytes: self.network.bytes,
+            ..self.counts.clone()
+        }
     }
 
     fn happen(&mut self, what: Happens) {
@@ -362,6 +378,7 @@ impl World {
         Ended {
             plan: self.plan,
             counts: self.counts,
+            copied: self.copied,
             violation: self.violation,
             lines: self.lines,
             watch: self.watch,
@@ -374,6 +391,7 @@ impl World {
 pub(crate) struct Ended {
     pub(crate) plan: Plan,
     pub(crate) counts: Counts,
+    pub(crate) copied: Counts,
     pub(crate) violation: Option<Violation>,
     pub(crate) lines: Vec<String>,
     pub(crate) watch: Watch,

@@ -324,6 +324,7 @@ impl Page {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Cached {
     page: Page,
     used: u64,
@@ -333,6 +334,7 @@ struct Cached {
 
 /// The pages in memory.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct BlockMap {
     store: StoreId,
     pages: BTreeMap<PageNo, Cached>,

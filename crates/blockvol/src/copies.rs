@@ -50,6 +50,7 @@ pub(crate) enum Spread {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Round {
     Idle,
     First {
@@ -78,6 +79,7 @@ pub(crate) struct RoundEnd {
 
 /// The two copies and what is to be written to them.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Copies {
     pool: BufferPool,
     /// What the next round writes.

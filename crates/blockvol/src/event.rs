@@ -127,6 +127,7 @@ pub struct BlockVersion {
 
 /// What a store tells its owner.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub enum StoreEvent {
     /// Everything persisted up to this ticket is durable in both superblocks.
     Persisted {

@@ -92,6 +92,7 @@ const PARTS_PER_OP_MAX: usize = 256;
 
 /// One run of the flusher.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Pass {
     /// The last record applied by it.
     target: Lsn,
@@ -124,6 +125,7 @@ impl Pass {
 
 /// What the flusher is doing.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) enum Stage {
     #[default]
     Resting,
@@ -178,6 +180,7 @@ fn per_second(bytes: u64, time: Duration) -> u64 {
 
 /// The flusher's state beside its stage.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Flusher {
     pub(crate) stage: Stage,
     pub(crate) config: FlusherConfig,

@@ -67,6 +67,7 @@ const ZERO_BYTES: u64 = 1 << 20;
 /// Such operations in flight.
 const ZERO_OPS_MAX: usize = 8;
 
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum State {
     Looking {
         seen: usize,
@@ -83,6 +84,7 @@ enum State {
 }
 
 /// A store being made.
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct Formatting {
     params: FormatParams,
     layout: Layout,

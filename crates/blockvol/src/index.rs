@@ -108,6 +108,7 @@ impl RangeIndex {
 
 /// The records above the checkpoint, in memory: what readers and the flusher copy from.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Window {
     /// The record before the first one.
     base: Lsn,

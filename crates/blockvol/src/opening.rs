@@ -138,6 +138,7 @@ const LOAD_BYTES: usize = 8 << 20;
 
 type CopyBytes = Result<Box<[u8]>, DeviceError>;
 
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum State {
     Copies {
         ids: [OpId; 2],
@@ -157,6 +158,7 @@ enum State {
 }
 
 /// A store being opened.
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct StoreOpening {
     options: StoreOptions,
     table: OpTable,

@@ -61,6 +61,7 @@ impl Purpose {
 ///
 /// An operation stays here until its completion, however late: the device owns its buffers.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct OpTable {
     serial: u64,
     in_flight: BTreeMap<OpId, Purpose>,

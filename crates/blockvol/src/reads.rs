@@ -32,6 +32,7 @@ pub(crate) enum Want {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum JobState {
     /// Waits until all of these pages are in memory.
     Pages(BTreeSet<PageNo>),
@@ -44,6 +45,7 @@ enum JobState {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Job {
     token: ReadToken,
     range: BlockRange,
@@ -53,6 +55,7 @@ struct Job {
 
 /// The reads that are not answered yet.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Reads {
     serial: u64,
     jobs: BTreeMap<u64, Job>,
@@ -64,6 +67,7 @@ pub(crate) struct Reads {
 
 /// The right content of a damaged block, until it is in the extents.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Repair {
     version: BlockVersion,
     content: Payload,

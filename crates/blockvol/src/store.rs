@@ -66,6 +66,7 @@ impl Closing {
 
 /// One replica's store. Made by [`StoreOpening`](crate::StoreOpening).
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct Store {
     pub(crate) identity: StoreIdentity,
     pub(crate) layout: Layout,
@@ -117,6 +118,12 @@ impl Store {
     #[must_use]
     pub const fn size_blocks(&self) -> BlockCount {
         self.layout.size_blocks
+    }
+
+    /// After a copy: pins of its own. The copies of their guards are to be bound to them.
+    #[cfg(feature = "simulation")]
+    pub fn fork_pins(&mut self) {
+        self.log.fork_pins();
     }
 
     /// Where buffers come from.

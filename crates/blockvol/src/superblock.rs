@@ -150,6 +150,7 @@ pub(crate) struct Full;
 /// A store writes its superblock at every move of a checkpoint, and the line changes with an
 /// assignment only: encoding it each time costs more than everything else of a write.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct EncodedLine {
     line: Option<AssignmentLine>,
     bytes: Vec<u8>,

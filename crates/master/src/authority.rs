@@ -138,6 +138,7 @@ struct Versioned<T> {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Server {
     record: Option<Versioned<ServerRecord>>,
     pending: Option<TxnId>,
@@ -145,6 +146,7 @@ struct Server {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Volume {
     /// `None` while the intent is not recorded yet.
     version: Option<RecordVersion>,
@@ -207,12 +209,14 @@ impl Volume {
 
 /// What a transaction in flight is for.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Pending {
     subject: Subject,
     changes: Vec<(Key, Option<Value>)>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Subject {
     Start,
     Server(ServerId),
@@ -240,6 +244,7 @@ enum Purpose {
 
 /// The master's rules.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct Authority {
     config: MasterConfig,
     start: StartFacts,

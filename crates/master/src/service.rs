@@ -95,6 +95,7 @@ enum Registered {
 
 /// The whole master but its sockets, its clock and its file.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct Master {
     authority: Authority,
     conns: BTreeMap<ConnId, Conn>,

@@ -78,6 +78,7 @@ pub enum WriteMode {
 
 /// One request to a device. Offsets and lengths are multiples of 4096.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct DeviceOp {
     /// Comes back in the completion.
     pub id: OpId,
@@ -89,6 +90,7 @@ pub struct DeviceOp {
 
 /// What to do. Buffers travel with the operation and are owned by it until it completes.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub enum DeviceOpKind {
     /// Fill the whole buffer.
     Read(PageBuf),
@@ -118,6 +120,7 @@ impl DeviceOpKind {
 
 /// What a completed operation gives back.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub enum DeviceOutcome {
     /// The filled buffer.
     Read(PageBuf),
@@ -131,6 +134,7 @@ pub enum DeviceOutcome {
 
 /// One completion.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct DeviceDone {
     /// The operation's id.
     pub id: OpId,

@@ -144,6 +144,19 @@ impl PageBuf {
     }
 }
 
+/// Copies the bytes, into memory of the same pool.
+#[cfg(feature = "simulation")]
+impl Clone for PageBuf {
+    fn clone(&self) -> Self {
+        let mut copy = match &self.pool {
+            Some(pool) => pool.dirty(self.pages),
+            None => Self::zeroed(self.pages),
+        };
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
+    }
+}
+
 impl AsRef<[u8]> for PageBuf {
     fn as_ref(&self) -> &[u8] {
         self.as_slice()

@@ -77,6 +77,7 @@ pub enum ZeroSpeed {
 
 /// One request.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub enum ClientOp {
     /// Read the range.
     Read(ByteRange),
@@ -116,6 +117,7 @@ pub enum ClientOp {
 
 /// A request with its way back.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct ClientRequest {
     /// The volume that the client is attached to.
     pub volume: VolumeId,

@@ -46,6 +46,7 @@ use crate::{
 
 /// Whom an answer goes to, and what is still to be done before it is due.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Ticket {
     client: ClientId,
     request: RequestId,
@@ -57,12 +58,14 @@ pub(crate) struct Ticket {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Waiting {
     ticket: Ticket,
     op: ClientOp,
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Ordered {
     lsn: Lsn,
     ticket: Ticket,
@@ -108,6 +111,7 @@ impl Permission {
 
 /// Makes read tokens; none twice within one boot's hold of a store, across reigns too.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct TokenSource(u64);
 
 impl TokenSource {
@@ -119,6 +123,7 @@ impl TokenSource {
 
 /// Requests of one volume's clients during one reign.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Desk {
     waiting: VecDeque<Waiting>,
     /// Answered when acknowledgeable; ascending LSN.
@@ -499,6 +504,7 @@ impl Ticket {
 
 /// A whole-block change, ready to be ordered.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Change {
     range: BlockRange,
     kind: ChangeKind,
@@ -506,6 +512,7 @@ struct Change {
 
 /// What a change leaves behind.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum ChangeKind {
     Write(Payload),
     /// Reads as zeroes, takes no space.

@@ -12,6 +12,7 @@ pub(crate) struct LockId(u64);
 ///
 /// Few at a time (unaligned requests in flight), so a list is searched.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct BlockLocks {
     held: VecDeque<(LockId, BlockRange)>,
     next: u64,

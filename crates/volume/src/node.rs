@@ -128,6 +128,29 @@ enum Stopping {
     Done,
 }
 
+/// The same node once more: both go on from here without knowing of each other. Buffers come from
+/// the same pool; what is shared otherwise never changes.
+#[cfg(feature = "simulation")]
+impl Clone for Node {
+    fn clone(&self) -> Self {
+        let volumes = self.volumes.iter();
+        Self {
+            config: self.config.clone(),
+            me: self.me.clone(),
+            volumes: volumes
+                .map(|(volume, replica)| (*volume, replica.fork()))
+                .collect(),
+            devices: self.devices.clone(),
+            links: self.links.clone(),
+            leases: self.leases.clone(),
+            master: self.master.clone(),
+            attached: self.attached.clone(),
+            touched: self.touched.clone(),
+            stopping: self.stopping,
+        }
+    }
+}
+
 impl Node {
     /// A node without volumes; stores follow as events.
     #[must_use]

@@ -87,6 +87,7 @@ pub(crate) struct Ctx<'a> {
 
 /// What a replica does in its volume.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) enum Role {
     /// Nothing: no reign is known that it could follow or lead.
     Idle,
@@ -100,6 +101,7 @@ pub(crate) enum Role {
 
 /// What waits for a ticket of the store.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Then {
     /// The promise may be answered.
     Promised(ReignId),
@@ -109,6 +111,7 @@ enum Then {
 
 /// One replica of one volume, as its node holds it.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct Replica {
     volume: VolumeId,
     device: DeviceKey,
@@ -223,6 +226,19 @@ impl Replica {
         replica.recall_marks();
         replica.follow_what_was_promised();
         replica
+    }
+
+    /// The same replica once more, with pins of its own: a mere clone's streams hold nothing.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn fork(&self) -> Self {
+        let mut copy = self.clone();
+        copy.store.fork_pins();
+        let pins = copy.store.log().pin_table();
+        if let Role::Reign(reign) = &mut copy.role {
+            reign.bind_pins(pins);
+        }
+        assert_eq!(pins.unbound(), 0, "every pin of a fork has its guard");
+        copy
     }
 
     /// The volume.

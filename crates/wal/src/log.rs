@@ -118,6 +118,7 @@ pub struct ReadId(pub u64);
 
 /// What became of a read at once.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 #[must_use]
 pub enum ReadStart {
     /// Everything was in memory; no event follows.
@@ -148,6 +149,7 @@ pub enum LogOperation {
 
 /// What happened to the log.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub enum LogEvent {
     /// Every record at or below is durable. Rises only, but for a cut.
     Flushed {
@@ -178,6 +180,7 @@ pub enum LogEvent {
 
 /// The log of one replica. See the crate's page for how it is driven.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct Log {
     config: LogConfig,
     health: Health,
@@ -238,6 +241,7 @@ impl Slot {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Queued {
     Record(Record),
     Cut { through: Lsn },
@@ -480,6 +484,12 @@ impl Log {
             return Err(PinRefused::AboveHead { after, head });
         }
         Ok(())
+    }
+
+    /// After a copy: pins of its own. The copies of their guards are to be bound to them.
+    #[cfg(feature = "simulation")]
+    pub fn fork_pins(&mut self) {
+        self.pins = self.pins.fork();
     }
 
     /// The table of pins, for whoever breaks pins.

@@ -92,6 +92,7 @@ pub struct PinInfo {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Entry {
     info: PinInfo,
     hold: Hold,
@@ -106,10 +107,14 @@ enum Hold {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Table {
     next: u64,
     entries: BTreeMap<u64, Entry>,
     releases: u64,
+    /// Entries of a forked table whose guards were not bound to it yet.
+    #[cfg(feature = "simulation")]
+    unbound: std::collections::BTreeSet<u64>,
 }
 
 /// All pins of one log. Cloning shares the table.
@@ -200,7 +205,7 @@ impl PinTable {
         Ok(Guard {
             id,
             lsn,
-            table: self.clone(),
+            table: Some(self.clone()),
         })
     }
 
@@ -255,6 +260,28 @@ impl PinTable {
         self.0.lock().entries.len()
     }
 
+    /// The same pins in a table of their own. The copies of their guards must be bound to it.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let mut table = self.0.lock().clone();
+        table.unbound = table.entries.keys().copied().collect();
+        Self(Arc::new(Mutex::new(table)))
+    }
+
+    /// Pins of a forked table whose guards were not bound to it.
+    #[cfg(feature = "simulation")]
+    #[must_use]
+    pub fn unbound(&self) -> usize {
+        self.0.lock().unbound.len()
+    }
+
+    #[cfg(feature = "simulation")]
+    fn bind(&self, id: u64) {
+        let bound = self.0.lock().unbound.remove(&id);
+        assert!(bound, "a forked pin is bound once");
+    }
+
     fn raise(&self, id: u64, to: Lsn) {
         let mut table = self.0.lock();
         let entry = table
@@ -289,12 +316,27 @@ impl PinTable {
 struct Guard {
     id: u64,
     lsn: Lsn,
-    table: PinTable,
+    /// `None`: a copy that is not bound to a table yet, and holds nothing.
+    table: Option<PinTable>,
+}
+
+/// The copy holds nothing until it is bound to a fork of the table.
+#[cfg(feature = "simulation")]
+impl Clone for Guard {
+    fn clone(&self) -> Self {
+        Self {
+            id: self.id,
+            lsn: self.lsn,
+            table: None,
+        }
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.table.release(self.id);
+        if let Some(table) = &self.table {
+            table.release(self.id);
+        }
     }
 }
 
@@ -303,6 +345,7 @@ macro_rules! pin_guard {
         $(#[$doc])*
         #[must_use = "a pin that is dropped holds nothing"]
         #[derive(Debug)]
+        #[cfg_attr(feature = "simulation", derive(Clone))]
         pub struct $name(Guard);
 
         impl $name {
@@ -310,6 +353,18 @@ macro_rules! pin_guard {
             #[must_use]
             pub fn lsn(&self) -> Lsn {
                 self.0.lsn
+            }
+
+            /// Binds the copy of a guard to the fork of its table.
+            ///
+            /// # Panics
+            ///
+            /// If it is bound already, or the table is no fork that waits for it.
+            #[cfg(feature = "simulation")]
+            pub fn bind(&mut self, fork: &PinTable) {
+                assert!(self.0.table.is_none(), "a guard has one table");
+                fork.bind(self.0.id);
+                self.0.table = Some(fork.clone());
             }
         }
     };
@@ -334,7 +389,8 @@ macro_rules! image_guard {
             /// Lets the log go and holds the image alone: whoever is rebuilt from it has received
             /// the records that it needs. Harmless when done before.
             pub fn let_log_go(&mut self) {
-                self.0.table.let_log_go(self.0.id);
+                let table = self.0.table.as_ref().expect("a copy is bound before use");
+                table.let_log_go(self.0.id);
             }
         }
     };
@@ -352,7 +408,8 @@ impl RetentionPin {
     pub fn advance(&mut self, to: Lsn) {
         assert!(to >= self.0.lsn, "a pin never goes back");
         self.0.lsn = to;
-        self.0.table.raise(self.0.id, to);
+        let table = self.0.table.as_ref().expect("a copy is bound before use");
+        table.raise(self.0.id, to);
     }
 }
 

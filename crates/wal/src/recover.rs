@@ -68,6 +68,7 @@ pub struct LogDamage {
 
 /// A log read offline: the same pass and the same decisions, nothing written.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct LogScan {
     known: Known,
     scan: RingScan,
@@ -135,6 +136,7 @@ impl LogScan {
 
 /// A log being opened. The caller bounds the time that this may take.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct LogOpening {
     config: LogConfig,
     anchor: LogAnchor,
@@ -143,6 +145,7 @@ pub struct LogOpening {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Phase {
     Flushing {
         scan: Box<LogScan>,
@@ -156,6 +159,7 @@ enum Phase {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Reading {
     scan: LogScan,
     /// Where the next read begins.

@@ -37,7 +37,7 @@ struct Seen {
 }
 
 /// The log of one reign when it began to serve.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Reign {
     at: Tick,
     starts: Vec<EpochStart>,
@@ -63,7 +63,7 @@ pub(crate) enum Memory {
 }
 
 /// All records and reigns of a run.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Lineage {
     records: BTreeMap<Place, Seen>,
     /// Where a request's record is.

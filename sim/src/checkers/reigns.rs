@@ -14,7 +14,7 @@ pub(crate) struct Boot {
 }
 
 /// Who answered in which epoch.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Reigns {
     answered: BTreeMap<Epoch, Boot>,
 }

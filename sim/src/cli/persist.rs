@@ -1,18 +1,17 @@
 //! Short runs, struck at their persist points: before, torn, after.
 
 use std::{
-    ops::Range,
     sync::{
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     time::Instant,
 };
 
 use clap::Args;
-use moorline_sim::{Mutant, Outcome, Plan, Strike, Timeline, run_plan};
+use moorline_sim::{Further, Mutant, Outcome, Plan, Sampling, run_struck};
 
-use super::{fleet::AfterViolation, report::Totals};
+use super::report::Totals;
 
 /// Which runs, and at how many of their points.
 #[derive(Args)]
@@ -23,6 +22,9 @@ pub(crate) struct PersistArguments {
     /// Only each K-th point of a run, another one first in each run.
     #[arg(long, default_value_t = 1)]
     every: u64,
+    /// In each copy that lost its power, again at each K-th point of its recovery.
+    #[arg(long, value_name = "K", default_value_t = 24)]
+    again: u64,
     /// Plant this bug.
     #[arg(long)]
     pub(crate) mutant: Option<Mutant>,
@@ -43,111 +45,80 @@ pub(crate) struct PersistArguments {
 /// What runs that were struck came to.
 pub(crate) struct Struck {
     pub(crate) totals: Totals,
-    traces: usize,
+    traces: u64,
     points: u64,
+    copies: u64,
 }
 
 impl Struck {
+    fn add(&mut self, outcome: &Outcome) {
+        self.totals.add(outcome);
+        match outcome.plan.as_ref().and_then(|plan| plan.strike) {
+            Some(_) => self.copies += 1,
+            None => {
+                self.traces += 1;
+                self.points += outcome.counts.persist_points.values().sum::<u64>();
+            }
+        }
+    }
+
     /// The numbers of the runs and how much of the traces they cover.
     pub(crate) fn json(&self) -> serde_json::Value {
         let mut numbers = self.totals.json();
         numbers["traces"] = self.traces.into();
         numbers["points_in_traces"] = self.points.into();
+        numbers["copies"] = self.copies.into();
         numbers
     }
 }
 
-/// Runs each seed once as it is, to count its points, and then once for each moment of each point.
+/// Runs each seed once, and copies of it that lose their power at points of the sample.
 pub(crate) fn strike_seeds(arguments: &PersistArguments, failed: impl FnMut(&Outcome)) -> Struck {
     let begun = Instant::now();
-    let threads = arguments.threads.unwrap_or_else(super::fleet::cores);
     let (from, to) = arguments.seeds;
-    let plans = traces(from..to);
-    let mut jobs = Vec::new();
-    let mut points = 0;
-    let counting = Errand {
-        mutant: arguments.mutant,
-        threads,
-        after_violation: AfterViolation::GoOn,
+    let sampling = Sampling {
+        every: arguments.every,
+        again: arguments.again,
     };
-    let every = arguments.every.max(1);
-    counting.run(&plans, |outcome| {
-        let passed = outcome.counts.persist_points.values().sum::<u64>();
-        points += passed;
-        let Some(plan) = &outcome.plan else { return };
-        let first = 1 + outcome.seed % every;
-        for point in (first..=passed).step_by(usize::try_from(every).unwrap_or(usize::MAX)) {
-            for strike in Strike::at(outcome.seed, point) {
-                let mut plan = plan.clone();
-                plan.strike = Some(strike);
-                jobs.push((outcome.seed, plan));
-            }
-        }
-    });
-    let striking = Errand {
-        after_violation: match arguments.keep_going {
-            true => AfterViolation::GoOn,
-            false => AfterViolation::Stop,
-        },
-        ..counting
+    let (next, over) = (AtomicU64::new(from), AtomicBool::new(false));
+    let stops = !arguments.keep_going;
+    let mut struck = Struck {
+        totals: Totals::default(),
+        traces: 0,
+        points: 0,
+        copies: 0,
     };
-    let mut totals = Totals::default();
     let mut failed = failed;
-    striking.run(&jobs, |outcome| {
-        totals.add(outcome);
-        if outcome.violation.is_some() {
-            failed(outcome);
+    std::thread::scope(|scope| {
+        let (sender, outcomes) = mpsc::channel();
+        for _ in 0..arguments.threads.unwrap_or_else(super::fleet::cores).max(1) {
+            let (sender, next, over) = (sender.clone(), &next, &over);
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= to || over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let plan = Plan::for_persist_points(seed);
+                    run_struck(seed, plan, arguments.mutant, sampling, &mut |outcome| {
+                        let broken = stops && outcome.violation.is_some();
+                        match sender.send(outcome) {
+                            Ok(()) if !broken && !over.load(Ordering::Relaxed) => Further::GoOn,
+                            Ok(()) | Err(_) => Further::Stop,
+                        }
+                    });
+                }
+            });
+        }
+        drop(sender);
+        for outcome in outcomes {
+            struck.add(&outcome);
+            if outcome.violation.is_some() {
+                over.store(stops, Ordering::Relaxed);
+                failed(&outcome);
+            }
         }
     });
-    totals.real = begun.elapsed();
-    Struck {
-        totals,
-        traces: plans.len(),
-        points,
-    }
-}
-
-fn traces(seeds: Range<u64>) -> Vec<(u64, Plan)> {
-    seeds
-        .map(|seed| (seed, Plan::for_persist_points(seed)))
-        .collect()
-}
-
-/// Runs that are given one by one.
-#[derive(Clone, Copy)]
-struct Errand {
-    mutant: Option<Mutant>,
-    threads: usize,
-    after_violation: AfterViolation,
-}
-
-impl Errand {
-    /// Runs them all, over all threads; `ended` hears of each in the order in which they end.
-    fn run(self, jobs: &[(u64, Plan)], mut ended: impl FnMut(&Outcome)) {
-        let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            let (sender, outcomes) = mpsc::channel();
-            for _ in 0..self.threads.max(1) {
-                let (sender, next, over) = (sender.clone(), &next, &over);
-                scope.spawn(move || {
-                    while !over.load(Ordering::Relaxed)
-                        && let Some((seed, plan)) = jobs.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let outcome = run_plan(*seed, plan.clone(), self.mutant, Timeline::Off);
-                        if sender.send(outcome).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            for outcome in outcomes {
-                let stops = self.after_violation == AfterViolation::Stop;
-                if stops && outcome.violation.is_some() {
-                    over.store(true, Ordering::Relaxed);
-                }
-                ended(&outcome);
-            }
-        });
-    }
+    struck.totals.real = begun.elapsed();
+    struck
 }

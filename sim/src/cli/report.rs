@@ -24,32 +24,45 @@ pub(crate) struct Totals {
     faults: BTreeMap<&'static str, u64>,
     notes: BTreeMap<&'static str, u64>,
     struck: BTreeMap<String, u64>,
+    struck_again: BTreeMap<String, u64>,
 }
 
 impl Totals {
     pub(crate) fn add(&mut self, outcome: &Outcome) {
-        let counts = &outcome.counts;
+        let (counts, copied) = (&outcome.counts, &outcome.copied);
         self.seeds += 1;
         if outcome.violation.is_some() {
             self.failed.push(outcome.seed);
         }
-        self.simulated += Duration::from_nanos(counts.simulated_ns);
-        self.events += counts.events;
-        self.ops += counts.ops;
-        self.done += counts.done;
-        self.unknown += counts.unknown;
-        self.rejected += counts.rejected;
-        self.reigns += counts.reigns;
-        for (into, from) in [
-            (&mut self.faults, &counts.faults),
-            (&mut self.notes, &counts.notes),
+        // What another run had done before this one began as its copy was counted there.
+        self.simulated += Duration::from_nanos(counts.simulated_ns - copied.simulated_ns);
+        self.events += counts.events - copied.events;
+        self.ops += counts.ops - copied.ops;
+        self.done += counts.done - copied.done;
+        self.unknown += counts.unknown - copied.unknown;
+        self.rejected += counts.rejected - copied.rejected;
+        self.reigns += counts.reigns - copied.reigns;
+        for (into, from, copied) in [
+            (&mut self.faults, &counts.faults, &copied.faults),
+            (&mut self.notes, &counts.notes, &copied.notes),
         ] {
             for (name, count) in from {
-                *into.entry(name).or_default() += count;
+                let before = copied.get(name).copied().unwrap_or_default();
+                *into.entry(name).or_default() += count - before;
             }
         }
-        for ((place, moment), count) in &counts.struck {
-            *self.struck.entry(format!("{place} {moment}")).or_default() += count;
+        for (into, from, copied) in [
+            (&mut self.struck, &counts.struck, &copied.struck),
+            (
+                &mut self.struck_again,
+                &counts.struck_again,
+                &copied.struck_again,
+            ),
+        ] {
+            for (key @ (place, moment), count) in from {
+                let before = copied.get(key).copied().unwrap_or_default();
+                *into.entry(format!("{place} {moment}")).or_default() += count - before;
+            }
         }
     }
 
@@ -91,6 +104,7 @@ impl Totals {
             "faults": self.faults,
             "notes": self.notes,
             "persist_points_struck": self.struck,
+            "struck_again_in_recovery": self.struck_again,
         })
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 const OPERATOR: ConnId = ConnId(0);
 
 /// The master's machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct MasterHost {
     master: Option<Master>,
     store: MemoryStore,

@@ -25,7 +25,7 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 const READ_BACK: u64 = 64;
 
 /// One client.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Client {
     /// Its connection; a new one for each server that it attaches to.
     id: ClientId,

@@ -30,7 +30,7 @@ use crate::{
 const STEPS_MAX: u32 = 10_000;
 
 /// One machine with a server on it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Host {
     pub(super) server: ServerId,
     pub(super) node: Option<Node>,

@@ -99,8 +99,10 @@ impl World {
         let begun = self.deadline - SECOND * 120;
         let settled = begun + last_fault.map_or(0, |at| at + SECOND * 8);
         let enough = self.counts.ops >= self.plan.ops as u64;
+        // What a strike leads to is its recovery: no more requests than that needs.
+        let struck = self.strikes.is_struck() && self.hosts.iter().all(Host::is_up);
         // Under disturbances that stop the volume the requests do not all get their turn.
-        if (enough && self.now > settled) || self.now > settled + SECOND * 20 {
+        if struck || (enough && self.now > settled) || self.now > settled + SECOND * 20 {
             self.heal();
             let patience = u64::try_from(Self::patience().as_nanos()).unwrap_or(u64::MAX);
             self.enter(Phase::Healing, patience);

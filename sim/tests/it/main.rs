@@ -5,8 +5,8 @@ mod matrix;
 mod stage;
 
 use moorline_sim::{
-    FAULTS, MUTANTS, Mutant, OnLoss, Outcome, Plan, Recipe, Strike, Timeline, run, run_plan,
-    run_staged, shrink,
+    FAULTS, Further, MUTANTS, Mutant, OnLoss, Outcome, Plan, Recipe, Sampling, Timeline, run,
+    run_plan, run_staged, run_struck, shrink,
 };
 use moorline_types::{AckPoint, Policy};
 
@@ -150,24 +150,19 @@ fn planted(name: &str) -> Mutant {
     *mutant
 }
 
-/// How often the power went in the runs of one seed, at every `every`-th point.
-fn struck(seed: u64, every: usize, bug: Option<Mutant>) -> (u64, bool) {
+/// How often the power went in copies of one seed's run, at each `every`-th point.
+fn struck(seed: u64, every: u64, bug: Option<Mutant>) -> (u64, bool) {
     let plan = Plan::for_persist_points(seed);
-    let whole = run_plan(seed, plan.clone(), bug, Timeline::Off);
-    let points = whole.counts.persist_points.values().sum::<u64>();
-    let (mut struck, mut found) = (0, whole.violation.is_some());
-    for point in (1..=points).step_by(every) {
-        for strike in Strike::at(seed, point) {
-            let mut plan = plan.clone();
-            plan.strike = Some(strike);
-            let outcome = run_plan(seed, plan, bug, Timeline::Off);
-            struck += outcome.counts.struck.values().sum::<u64>();
-            found |= outcome.violation.is_some();
-            if bug.is_none() {
-                must_pass(&outcome);
-            }
+    let (mut struck, mut found) = (0, false);
+    let sampling = Sampling { every, again: 24 };
+    run_struck(seed, plan, bug, sampling, &mut |outcome| {
+        struck += u64::from(outcome.plan.as_ref().is_some_and(|p| p.strike.is_some()));
+        found |= outcome.violation.is_some();
+        if bug.is_none() {
+            must_pass(&outcome);
         }
-    }
+        Further::GoOn
+    });
     (struck, found)
 }
 
@@ -175,6 +170,33 @@ fn struck(seed: u64, every: usize, bug: Option<Mutant>) -> (u64, bool) {
 fn power_lost_at_any_persist_point_loses_nothing() {
     let (struck, _) = struck(4, 23, None);
     assert!(struck > 10, "the power went {struck} times");
+}
+
+#[test]
+fn a_copy_of_the_world_goes_on_as_the_world_would_have() {
+    for seed in [0, 1, 5, 8, 12] {
+        let plan = Plan::for_persist_points(seed);
+        let mut copies = Vec::new();
+        let sampling = Sampling {
+            every: 41,
+            again: 7,
+        };
+        run_struck(seed, plan.clone(), None, sampling, &mut |outcome| {
+            copies.push(outcome);
+            Further::GoOn
+        });
+        let undisturbed = copies.last().expect("one run ended").counts.clone();
+        assert_eq!(
+            undisturbed,
+            run_plan(seed, plan, None, Timeline::Off).counts
+        );
+        for copy in copies {
+            let plan = copy.plan.expect("it ran");
+            let whole = run_plan(seed, plan.clone(), None, Timeline::Off);
+            assert_eq!(copy.counts, whole.counts, "seed {seed}: {:?}", plan.strike);
+            assert!(copy.violation.is_none() && whole.violation.is_none());
+        }
+    }
 }
 
 #[test]

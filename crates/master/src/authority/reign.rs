@@ -24,6 +24,7 @@ use crate::{
 
 /// What is known of a volume's reign beyond its record; all of it may be forgotten in a restart.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct Reign {
     /// The reign that is to end, and why; its lease is not renewed.
     ending: Option<(Epoch, EventCause)>,

@@ -18,6 +18,7 @@ const ADDRESS_BYTES_MAX: usize = 255;
 
 /// One server's connection.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) boot: BootId,

@@ -22,6 +22,7 @@ pub(super) enum Edge {
 
 /// One ragged write on its way to the ordering point; holds its blocks until then.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct Merge {
     bytes: ByteRange,
     blocks: BlockRange,
@@ -35,6 +36,7 @@ pub(super) struct Merge {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Content {
     /// Edges may still be lacking.
     Open(PageBuf),

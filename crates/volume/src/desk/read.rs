@@ -17,6 +17,7 @@ use crate::{
 
 /// A read on the device.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct Reading {
     pub(super) range: ByteRange,
     /// None once its client left.

@@ -15,6 +15,7 @@ const BLOCK: u64 = BLOCK_SIZE as u64;
 
 /// What to do with a request.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) enum Plan {
     /// It changes nothing.
     Nothing,

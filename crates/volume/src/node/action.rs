@@ -31,6 +31,7 @@ pub enum ExportState {
 
 /// One request.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub enum Action {
     /// Submit to a store's device. In order of appearance.
     Device {

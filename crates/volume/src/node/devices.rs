@@ -19,6 +19,7 @@ use crate::{
 
 /// The devices by their driver's names.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct Devices {
     states: BTreeMap<DeviceKey, State>,
     creating: BTreeMap<VolumeId, Creating>,
@@ -29,11 +30,13 @@ pub(super) struct Devices {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Creating {
     line: AssignmentLine,
     log_bytes: u64,
 }
 
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum State {
     Opening {
         opening: Box<StoreOpening>,

@@ -79,6 +79,7 @@ pub enum DeviceCreation {
 
 /// One fact.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub enum Event {
     /// A store's device was found at start and locked.
     DeviceFound {

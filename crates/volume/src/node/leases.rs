@@ -13,6 +13,7 @@ const OUTSTANDING_MAX: usize = 16;
 
 /// When leases were asked for.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct LeaseRounds {
     next: Instant,
     /// Send times of this boot's requests on each connection: an answer to anything else is

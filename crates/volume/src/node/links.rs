@@ -20,6 +20,7 @@ pub(crate) struct Peer {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Wanted {
     address: String,
     state: Dialing,
@@ -27,6 +28,7 @@ struct Wanted {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Dialing {
     Idle { again: Instant },
     Underway,
@@ -35,6 +37,7 @@ enum Dialing {
 
 /// All connections of a node.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Links {
     up: BTreeMap<LinkId, Peer>,
     wanted: BTreeMap<ServerId, Wanted>,

@@ -30,6 +30,7 @@ pub(crate) struct ReportKey {
 
 /// The connection to the master.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct MasterLink {
     state: LinkState,
     interval: Duration,

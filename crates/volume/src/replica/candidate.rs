@@ -42,6 +42,7 @@ const FETCH_ROUNDS_MAX: usize = 3;
 
 /// A server that asks for promises.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Candidate {
     pub(super) reign: ReignId,
     answers: BTreeMap<ServerId, ReplicaFacts>,
@@ -53,6 +54,7 @@ pub(crate) struct Candidate {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Phase {
     OwnPromise,
     Collecting {
@@ -73,6 +75,7 @@ enum Phase {
 
 /// A piece of the log that is being fetched.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Asked {
     from: ServerId,
     range: LsnRange,

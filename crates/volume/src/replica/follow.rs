@@ -17,6 +17,7 @@ use crate::{
 
 /// A replica that follows the reign that it promised.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Follower {
     pub(super) reign: ReignId,
     session: Option<Session>,

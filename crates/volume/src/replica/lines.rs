@@ -18,6 +18,7 @@ use crate::{
 
 /// A promise that must wait for a granted lease, or for the silence after a restart.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct PendingPromise {
     reign: ReignId,
     reply_to: Option<LinkId>,

@@ -47,6 +47,7 @@ const ANSWERS_MAX: usize = 16;
 
 /// The damaged blocks that this primary asks for, and those that it is asked for.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Mending {
     wanted: BTreeMap<BlockIndex, Wanted>,
     serial: u64,
@@ -56,12 +57,14 @@ pub(crate) struct Mending {
 
 /// A block that no peer gave yet.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Wanted {
     version: BlockVersion,
     state: Fetching,
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Fetching {
     /// Others go first.
     Queued,
@@ -76,6 +79,7 @@ enum Fetching {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Ask {
     request: u64,
     server: ServerId,
@@ -84,6 +88,7 @@ struct Ask {
 
 /// A peer's question, while its block is read.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Answer {
     link: LinkId,
     header: VolumeHeader,

@@ -38,6 +38,7 @@ const SESSION_AGAIN: Duration = Duration::from_millis(300);
 
 /// A primary, from its mark on.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Reign {
     pub(super) id: ReignId,
     pub(super) mark: Lsn,
@@ -160,6 +161,14 @@ impl Reign {
     /// Whether nobody is served because acknowledged records may be lost.
     pub(super) fn waits_for_operator(&self) -> bool {
         self.phase == ReignPhase::Serving && self.volatile_loss.is_some()
+    }
+
+    /// The copies of its streams have the copies of their pins bound.
+    #[cfg(feature = "simulation")]
+    pub(super) fn bind_pins(&mut self, pins: &moorline_wal::PinTable) {
+        for stream in self.streams.values_mut() {
+            stream.bind_pin(pins);
+        }
     }
 
     pub(super) fn next_deadline(

@@ -23,6 +23,7 @@ pub(super) use self::shipping::pack;
 
 /// A peer's stream, from the handshake on.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Stream {
     pub(super) stamp: SessionStamp,
     link: LinkId,
@@ -72,6 +73,14 @@ impl Stream {
             reading: None,
             pin: None,
             joins_when_granted: None,
+        }
+    }
+
+    /// The copy of a stream has the copy of its pin bound.
+    #[cfg(feature = "simulation")]
+    pub(super) fn bind_pin(&mut self, pins: &moorline_wal::PinTable) {
+        if let Some(pin) = &mut self.pin {
+            pin.bind(pins);
         }
     }
 

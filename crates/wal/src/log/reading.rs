@@ -18,6 +18,7 @@ const PIECES_IN_FLIGHT_MAX: usize = 4;
 
 /// A read that waits for the device. While it does, reclaim keeps everything above `after`.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(super) struct PendingRead {
     id: ReadId,
     pub(super) after: Lsn,
@@ -30,6 +31,7 @@ pub(super) struct PendingRead {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Part {
     Ready(Record),
     Ring {

@@ -39,6 +39,7 @@ pub(crate) struct Known {
 
 /// The log as it is to be from here on.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Recovered {
     /// Headers of the unbroken chain, in order.
     pub(crate) frames: Vec<FrameHeader>,
@@ -214,6 +215,7 @@ fn doubtful(
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Replayed {
     records: Vec<(RecordHeader, u64)>,
     history: RetainedHistory,

@@ -33,6 +33,7 @@ pub(crate) enum PayloadState {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum Assembly {
     Header {
         header: FrameHeader,
@@ -47,6 +48,7 @@ enum Assembly {
 
 /// Everything found in one pass.
 #[derive(Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Found {
     /// Frames with right header blocks, in order of their end.
     pub(crate) frames: Vec<FoundFrame>,
@@ -56,6 +58,7 @@ pub(crate) struct Found {
 
 /// The pass.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct RingScan {
     volume: VolumeId,
     store: StoreId,
