@@ -287,7 +287,7 @@ impl Driver {
                 self.act(action);
             }
             self.spare_actions = actions;
-            self.flush();
+            self.flush(now);
             if self.events.is_empty() {
                 return;
             }
@@ -296,13 +296,13 @@ impl Driver {
 
     /// Sends and submits what the actions queued. Records leave for the peers first: theirs is the
     /// longer way.
-    fn flush(&mut self) {
+    fn flush(&mut self, now: Instant) {
         let events = &mut self.events;
         self.links.flush(&mut |event| events.push(event));
         if !self.submissions.is_empty() {
             self.parts.devices.submit(&mut self.submissions);
         }
-        self.parts.nbd.flush(&mut |event| events.push(event));
+        self.parts.nbd.flush(now, &mut |event| events.push(event));
     }
 
     fn act(&mut self, action: Action) {

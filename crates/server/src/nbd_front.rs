@@ -32,7 +32,7 @@ use moorline_volume::{
 pub use self::listener::{InheritError, UnixBindError};
 pub(crate) use self::listener::{Listener, SharedListener, accept, inherited, unix};
 use self::{
-    client::{Client, Turn},
+    client::{Client, Turn, Worth},
     exports::ExportTable,
     load::TotalLoad,
 };
@@ -45,6 +45,9 @@ use crate::{
 /// Bytes read from a client at once. A page more than sixteen requests of 4 KiB with their headers:
 /// what a busy client has ready comes with one call, and it stays in the processor's cache.
 const SCRATCH_BYTES: usize = 128 << 10;
+
+/// How often clients whose sockets are not read are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Somebody who connected.
 #[derive(Debug)]
@@ -62,6 +65,10 @@ pub(crate) struct NbdFront {
     handshakes: VecDeque<(Instant, ClientId)>,
     /// Clients that were answered since the last flush.
     dirty: Vec<ClientId>,
+    /// Whether somebody may be there whose socket is not read.
+    has_unwatched: bool,
+    /// When all are looked at; only while there is such a one.
+    look_at: Option<Instant>,
     /// Accepts while this server serves something; shared with other servers.
     shared: Option<SharedListener>,
     scratch: Box<[u8]>,
@@ -80,10 +87,12 @@ impl NbdFront {
             exports: ExportTable::default(),
             clients: HashMap::new(),
             next: 0,
-            load: TotalLoad::new(limits.total_bytes_max),
+            load: TotalLoad::new(limits.total_bytes_max, limits.connections_max),
             limits,
             handshakes: VecDeque::new(),
             dirty: Vec::new(),
+            has_unwatched: false,
+            look_at: None,
             shared,
             scratch: vec![0; SCRATCH_BYTES].into(),
             pool,
@@ -126,6 +135,7 @@ impl NbdFront {
             pool: &self.pool,
         };
         let ended = client.turn(turn, sink);
+        self.has_unwatched |= client.is_unwatched();
         if ended {
             self.end(id, sink);
         }
@@ -143,7 +153,7 @@ impl NbdFront {
     }
 
     /// Sends the answers of a batch, one vectored write a client.
-    pub(crate) fn flush(&mut self, sink: &mut dyn FnMut(Event)) {
+    pub(crate) fn flush(&mut self, now: Instant, sink: &mut dyn FnMut(Event)) {
         for id in std::mem::take(&mut self.dirty) {
             let Some(client) = self.clients.get_mut(&id) else {
                 continue;
@@ -157,6 +167,9 @@ impl NbdFront {
             if let Some(client) = self.clients.get(&id) {
                 client.wake();
             }
+        }
+        if self.has_unwatched && self.look_at.is_none() {
+            self.look_at = Some(now.after(LOOK_EVERY));
         }
     }
 
@@ -193,10 +206,11 @@ impl NbdFront {
 
     /// When [`NbdFront::on_deadline`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.handshakes.front().map(|(deadline, _)| *deadline)
+        let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
+        handshake.into_iter().chain(self.look_at).min()
     }
 
-    /// Ends handshakes that take too long.
+    /// Ends handshakes that take too long, and clients that are gone or in the way of others.
     pub(crate) fn on_deadline(&mut self, now: Instant, sink: &mut dyn FnMut(Event)) {
         while let Some((deadline, id)) = self.handshakes.front().copied()
             && deadline <= now
@@ -206,6 +220,33 @@ impl NbdFront {
                 tracing::info!(client = id.get(), "an NBD handshake took too long");
                 self.end(id, sink);
             }
+        }
+        if self.look_at.is_some_and(|at| at <= now) {
+            self.look(sink);
+            self.look_at = self.has_unwatched.then(|| now.after(LOOK_EVERY));
+        }
+    }
+
+    fn look(&mut self, sink: &mut dyn FnMut(Event)) {
+        self.has_unwatched = false;
+        let mut ended = Vec::new();
+        for (id, client) in &mut self.clients {
+            match client.look(&self.load) {
+                Worth::Kept => self.has_unwatched |= client.is_unwatched(),
+                worth @ (Worth::Gone | Worth::Stalled) => ended.push((*id, worth)),
+            }
+        }
+        // In the order in which they came: the map has none.
+        ended.sort_unstable_by_key(|(id, _)| id.get());
+        for (id, worth) in ended {
+            if worth == Worth::Stalled {
+                tracing::warn!(
+                    client = id.get(),
+                    "an NBD client was disconnected: it neither sends nor takes what is due, \
+                     and others wait for the memory that it holds"
+                );
+            }
+            self.end(id, sink);
         }
     }
 
@@ -226,6 +267,7 @@ impl NbdFront {
         };
         let was_attached = client.volume().is_some();
         client.close(&mut self.load);
+        self.load.forget(id);
         if was_attached {
             sink(Event::ClientLeft { client: id });
         }

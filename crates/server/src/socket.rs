@@ -8,6 +8,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use rustix::{
+    event::{PollFd, PollFlags},
+    time::Timespec,
+};
 use tokio::{
     io::{AsyncWrite, Interest},
     net::{TcpStream, UnixStream},
@@ -82,6 +86,18 @@ impl Socket {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
+    }
+
+    /// Whether the peer has closed its side, also when bytes from it were not read.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let fd = match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        };
+        let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::RDHUP)];
+        let no_wait = Timespec::default();
+        // A poll that fails has found nothing; the next look tries again.
+        rustix::event::poll(&mut polled, Some(&no_wait)).is_ok_and(|found| found > 0)
     }
 
     /// Tells the peer that nothing more comes; what was sent still arrives.

@@ -38,6 +38,9 @@ const TURN_BYTES_MAX: usize = 2 << 20;
 /// Most pieces in one vectored write.
 const SLICES_MAX: usize = 128;
 
+/// Looks without a byte moved after which a client stands still: ten seconds.
+pub(super) const LOOKS_MAX: u32 = 10;
+
 /// What a turn of a client uses of the front.
 pub(super) struct Turn<'a> {
     pub(super) exports: &'a ExportTable,
@@ -88,6 +91,17 @@ enum Stop {
     Gone,
 }
 
+/// What a look at a client found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Worth {
+    /// It goes on.
+    Kept,
+    /// The peer closed its side, and nobody reads the socket.
+    Gone,
+    /// It neither sends nor takes what is due, and others wait for the room that it holds.
+    Stalled,
+}
+
 /// What became of a piece of input.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Taken {
@@ -111,10 +125,16 @@ pub(super) struct Client {
     load: Load,
     /// Read and not looked at.
     kept: Vec<u8>,
+    /// Looked at, and there was no room for it.
+    held: Option<Request>,
     /// Bytes counted in for the write whose payload is coming.
     coming: usize,
     /// What was in flight when reading stopped for it; less makes reading go on.
     held_back_at: Option<usize>,
+    /// Bytes that the client sent or took; whoever stands still is found by it.
+    moved: u64,
+    /// `moved` at the last look, and how many looks found it there.
+    seen: (u64, u32),
     ready: Arc<Ready>,
     waker: Waker,
 }
@@ -136,8 +156,11 @@ impl Client {
             free: Vec::new(),
             load: Load::new(id, bytes_max),
             kept: Vec::new(),
+            held: None,
             coming: 0,
             held_back_at: None,
+            moved: 0,
+            seen: (0, 0),
             ready,
             waker,
         }
@@ -156,8 +179,36 @@ impl Client {
     }
 
     /// Whether no more is to be read for now. A write that was let in is always read to its end.
-    fn is_full(&self) -> bool {
-        self.load.is_full() && self.coming == 0
+    fn is_full(&self, total: &TotalLoad) -> bool {
+        self.load.is_full(total) && self.coming == 0
+    }
+
+    /// Whether the socket is not read, so that a client that goes away is not noticed by that.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.held_back_at.is_some() || matches!(self.state, State::Leaving { .. })
+    }
+
+    /// Looks whether a client is there, and not in the way of those who wait for room.
+    pub(super) fn look(&mut self, total: &TotalLoad) -> Worth {
+        let (moved, looks) = self.seen;
+        self.seen = if moved == self.moved {
+            (moved, looks.saturating_add(1))
+        } else {
+            (self.moved, 0)
+        };
+        let stands_still = self.seen.1 >= LOOKS_MAX;
+        let is_gone = self.is_unwatched() && self.socket.is_hung_up();
+        let is_leaving = matches!(self.state, State::Leaving { .. });
+        // What it sent before its good-bye is answered, if that can be had at all.
+        if is_gone && (stands_still || !is_leaving) {
+            return Worth::Gone;
+        }
+        // Its move: bytes of a write that it announced, or room for an answer.
+        let is_waited_for = self.coming > 0 || self.has_answers();
+        if stands_still && is_waited_for && total.is_wanted() && self.load.beyond(total) > 0 {
+            return Worth::Stalled;
+        }
+        Worth::Kept
     }
 
     pub(super) fn has_answers(&self) -> bool {
@@ -198,7 +249,7 @@ impl Client {
     }
 
     fn read(&mut self, turn: &mut Turn<'_>, sink: &mut dyn FnMut(Event)) -> Stop {
-        if !self.kept.is_empty() {
+        if !self.kept.is_empty() || self.held.is_some() {
             let kept = std::mem::take(&mut self.kept);
             if self.take(&kept, turn, sink) == Taken::HeldBack {
                 return Stop::Full;
@@ -206,7 +257,7 @@ impl Client {
         }
         let mut left = TURN_BYTES_MAX;
         loop {
-            if self.is_full() {
+            if self.is_full(turn.load) {
                 return Stop::Full;
             }
             let space = match &mut self.state {
@@ -225,6 +276,7 @@ impl Client {
                 Poll::Ready(Ok(0) | Err(_)) => return Stop::Gone,
                 Poll::Ready(Ok(count)) => count,
             };
+            self.moved += count as u64;
             if in_place > 0 {
                 self.filled(count.min(in_place), turn.load, sink);
             }
@@ -293,12 +345,20 @@ impl Client {
                 return Taken::All;
             };
             let volume = *volume;
-            if self.load.is_full() && self.coming == 0 {
+            if self.load.is_full(turn.load) && self.coming == 0 {
                 self.kept = input.to_vec();
                 return Taken::HeldBack;
             }
-            match session.receive(&mut input, &mut self.out) {
-                Progress::NeedInput => return Taken::All,
+            let progress = match self.held.take() {
+                Some(request) => Progress::Request(request),
+                None => session.receive(&mut input, &mut self.out),
+            };
+            match progress {
+                Progress::NeedInput => {
+                    // What was refused is answered already, and counts like any answer.
+                    self.count_out(turn.load);
+                    return Taken::All;
+                }
                 Progress::NeedBuffer { pages } => {
                     let bytes = (pages * BLOCK_SIZE).max(REQUEST_BYTES_MIN);
                     match self.load.admit(bytes, turn.load) {
@@ -313,14 +373,11 @@ impl Client {
                     }
                 }
                 Progress::Request(request) => {
-                    let mut bytes = std::mem::take(&mut self.coming);
-                    if bytes == 0 {
-                        bytes = usize::try_from(request.command.memory_bytes())
-                            .expect("a request fits memory")
-                            .max(REQUEST_BYTES_MIN);
-                        self.load.add(bytes, turn.load);
+                    if let Some(held) = self.admit(volume, request, turn.load, sink) {
+                        self.held = Some(held);
+                        self.kept = input.to_vec();
+                        return Taken::HeldBack;
                     }
-                    self.request(volume, request, bytes, turn.load, sink);
                 }
                 Progress::Disconnected => self.leave(volume),
                 Progress::Broken(error) => {
@@ -329,6 +386,29 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Gives a request to the node if there is room for it, and back otherwise. A write with its
+    /// payload was counted in before that came.
+    fn admit(
+        &mut self,
+        volume: VolumeId,
+        request: Request,
+        total: &mut TotalLoad,
+        sink: &mut dyn FnMut(Event),
+    ) -> Option<Request> {
+        let mut bytes = std::mem::take(&mut self.coming);
+        if bytes == 0 {
+            bytes = usize::try_from(request.command.memory_bytes())
+                .expect("a request fits memory")
+                .max(REQUEST_BYTES_MIN);
+            match self.load.admit(bytes, total) {
+                Admission::Granted => {}
+                Admission::WaitsForOwn | Admission::WaitsForOthers => return Some(request),
+            }
+        }
+        self.request(volume, request, bytes, total, sink);
+        None
     }
 
     fn leave(&mut self, volume: VolumeId) {
@@ -411,6 +491,7 @@ impl Client {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(sent)) => {
                     self.out.advance(sent);
+                    self.moved += sent as u64;
                     self.count_out(total);
                 }
                 Poll::Ready(Err(_)) => return true,

@@ -63,10 +63,31 @@ impl Stage {
                     self.front.turn(id, &mut |event| self.events.push(event));
                 }
             }
-            self.front.flush(&mut |event| self.events.push(event));
+            self.front
+                .flush(self.now, &mut |event| self.events.push(event));
             until.as_mut().poll(cx)
         })
         .await
+    }
+
+    /// Turns often enough that whatever can happen has happened.
+    async fn settle(&mut self) {
+        for _ in 0..20 {
+            self.while_waiting(tokio::task::yield_now()).await;
+        }
+    }
+
+    /// Lets the front look at its clients for as long as it wants to, up to half a minute.
+    async fn let_time_pass(&mut self) {
+        let end = self.now.after(Duration::from_secs(30));
+        while let Some(deadline) = self.front.next_deadline()
+            && deadline < end
+        {
+            self.now = self.now.max(deadline);
+            self.front
+                .on_deadline(self.now, &mut |event| self.events.push(event));
+            self.settle().await;
+        }
     }
 
     /// Turns until the node was told of `count` things.
@@ -147,6 +168,11 @@ async fn simple_reply(client: &mut UnixStream) -> (u64, u32) {
 
 async fn attached(limits: NbdLimits) -> (Stage, UnixStream) {
     let mut stage = Stage::new(limits);
+    let client = attach(&mut stage).await;
+    (stage, client)
+}
+
+async fn attach(stage: &mut Stage) -> UnixStream {
     let mut client = stage.visit();
     let (code, _) = stage.while_waiting(go(&mut client, "demo")).await;
     assert_eq!(code, 1, "acknowledged");
@@ -154,7 +180,16 @@ async fn attached(limits: NbdLimits) -> (Stage, UnixStream) {
         stage.hear(1).await[..],
         [Event::ClientAttached { .. }]
     ));
-    (stage, client)
+    client
+}
+
+/// Limits under which four connections have 4 KiB each of their own, and 48 KiB between them.
+fn tight() -> NbdLimits {
+    NbdLimits {
+        connections_max: 4,
+        total_bytes_max: 64 << 10,
+        ..NbdLimits::default()
+    }
 }
 
 #[tokio::test]
@@ -356,4 +391,115 @@ async fn a_client_that_is_held_back_goes_on_when_its_answers_are_taken() {
             stage.while_waiting(tokio::task::yield_now()).await;
         }
     }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_refusals_sends_no_more_requests() {
+    const UNKNOWN: u16 = 42;
+    let (mut stage, mut client) = attached(NbdLimits {
+        connection_bytes_max: 64 << 10,
+        ..NbdLimits::default()
+    })
+    .await;
+    let bytes: Vec<u8> = (0..4096).flat_map(|n| request(UNKNOWN, n, 0, 0)).collect();
+    let mut sent = 0;
+    for _ in 0..2_000 {
+        if let Ok(count) = client.try_write(&bytes[sent % bytes.len()..]) {
+            sent += count;
+        }
+        stage.while_waiting(tokio::task::yield_now()).await;
+    }
+    // What the sockets hold in both directions, what was read at once, and what may be in flight.
+    assert!(sent < 4 << 20, "{sent} bytes were read");
+    let mut taken = 0;
+    while taken < sent / 28 {
+        let reply = stage.while_waiting(simple_reply(&mut client)).await;
+        assert_eq!(reply, ((taken % 4096) as u64, 22));
+        taken += 1;
+    }
+}
+
+#[tokio::test]
+async fn reads_count_for_all_connections_together() {
+    const LENGTH: u32 = 48 << 10;
+    let (mut stage, mut first) = attached(tight()).await;
+    let mut second = attach(&mut stage).await;
+    let mut third = attach(&mut stage).await;
+    let long = request(READ, 1, 0, LENGTH);
+    stage.while_waiting(first.write_all(&long)).await.unwrap();
+    let of_first = stage.hear(1).await;
+    stage.while_waiting(second.write_all(&long)).await.unwrap();
+    stage.settle().await;
+    assert!(stage.events.is_empty(), "the second waits for the first");
+    let short = request(READ, 2, 0, 4096);
+    stage.while_waiting(third.write_all(&short)).await.unwrap();
+    let of_third = stage.hear(1).await;
+    assert!(matches!(requested(&of_third[0]).2, ClientOp::Read(range) if range.length == 4096));
+    stage.reply(
+        &of_first[0],
+        ClientReply::Read(vec![ReadPiece::Zeroes(LENGTH)]),
+    );
+    let taken = async {
+        let mut answer = vec![1; 16 + LENGTH as usize];
+        first.read_exact(&mut answer).await.unwrap();
+    };
+    stage.while_waiting(taken).await;
+    let of_second = stage.hear(1).await;
+    assert!(matches!(requested(&of_second[0]).2, ClientOp::Read(range) if range.length == LENGTH));
+}
+
+#[tokio::test]
+async fn who_announces_a_write_and_falls_silent_is_in_nobodys_way() {
+    let (mut stage, mut silent) = attached(tight()).await;
+    let mut other = attach(&mut stage).await;
+    let announced = request(WRITE, 1, 0, 48 << 10);
+    let sent = stage.while_waiting(silent.write_all(&announced)).await;
+    sent.unwrap();
+    stage.settle().await;
+    // What is small goes on at once.
+    let small = write(1, 0, 7, 4096);
+    stage.while_waiting(other.write_all(&small)).await.unwrap();
+    let of_other = stage.hear(1).await;
+    stage.reply(&of_other[0], ClientReply::Done);
+    let reply = stage.while_waiting(simple_reply(&mut other)).await;
+    assert_eq!(reply, (1, 0));
+    // Nobody waits for its room, so it may be as slow as it likes.
+    stage.let_time_pass().await;
+    assert!(stage.events.is_empty());
+    // What is long goes on when the silent one had its time.
+    let long = write(2, 0, 7, 32 << 10);
+    stage.while_waiting(other.write_all(&long)).await.unwrap();
+    stage.settle().await;
+    assert!(stage.events.is_empty(), "it waits");
+    stage.let_time_pass().await;
+    let events = stage.hear(2).await;
+    assert!(matches!(events[0], Event::ClientLeft { .. }));
+    assert!(
+        matches!(requested(&events[1]).2, ClientOp::Write { range, .. } if range.length == 32 << 10)
+    );
+    assert_eq!(silent.read(&mut [0; 16]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_while_it_is_held_back_is_noticed() {
+    let (mut stage, mut client) = attached(NbdLimits {
+        connection_bytes_max: 8192,
+        ..NbdLimits::default()
+    })
+    .await;
+    let sent: Vec<u8> = (0..4).flat_map(|n| write(n, n * 4096, 1, 4096)).collect();
+    stage.while_waiting(client.write_all(&sent)).await.unwrap();
+    // Two are at the node, which has no quorum and answers none of them.
+    let _unanswered = stage.hear(2).await;
+    drop(client);
+    stage.let_time_pass().await;
+    assert!(matches!(
+        stage.hear(1).await[..],
+        [Event::ClientLeft { .. }]
+    ));
+    assert_eq!(
+        stage.front.next_deadline(),
+        None,
+        "nobody is left to look at"
+    );
 }
