@@ -548,7 +548,7 @@ pub enum ClientError {
     },
     /// A volume of that name exists with other properties.
     #[error(
-        "a volume `{name}` exists with other properties: choose another name or delete it first"
+        "a volume `{name}` exists with other properties, which `moorline volume status {name}` shows: choose another name or delete it first"
     )]
     Exists {
         /// The name.

@@ -1,9 +1,10 @@
 //! What is typed in more than one command: sizes, addresses, and how to find the master.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use clap::Args;
-use moorline_types::BLOCK_SIZE;
+use moorline_master::MasterConfig;
+use moorline_types::{BLOCK_SIZE, ByteCount};
 use moorline_wire::hello::Credentials;
 
 use super::{
@@ -128,6 +129,18 @@ pub enum SizeError {
         /// The next higher size.
         up: u64,
     },
+    /// Less than a block.
+    #[error("{bytes} is less than {BLOCK_SIZE}, the least there is: use a multiple of it")]
+    LessThanBlock {
+        /// What was given.
+        bytes: u64,
+    },
+    /// A log that is too small for the largest requests.
+    #[error("a log needs at least {}", ByteCount::new(*least))]
+    SmallLog {
+        /// The least log, in bytes.
+        least: u64,
+    },
 }
 
 /// Reads a number of bytes: plain, or with a binary unit (`4096`, `512MiB`, `1G`).
@@ -173,15 +186,49 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     if bytes == 0 {
         return Err(SizeError::Zero);
     }
+    if bytes < block {
+        return Err(SizeError::LessThanBlock { bytes });
+    }
     if !bytes.is_multiple_of(block) {
         let down = bytes / block * block;
         return Err(SizeError::NotBlocks {
             bytes,
-            down: down.max(block),
+            down,
             up: down.checked_add(block).ok_or(SizeError::TooLarge)?,
         });
     }
     Ok(bytes)
+}
+
+/// Reads the size of a replica's log, as the master takes it: refused here, before anything is
+/// started for it.
+///
+/// # Errors
+///
+/// If it is no size, or too small.
+pub fn parse_log_size(text: &str) -> Result<u64, SizeError> {
+    let bytes = parse_size(text)?;
+    let least = MasterConfig::default().log_bytes_min;
+    if bytes < least {
+        return Err(SizeError::SmallLog { least });
+    }
+    Ok(bytes)
+}
+
+/// Text that is no address to listen at.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "use IP:PORT, such as {MASTER_DEFAULT}, 0.0.0.0:9400 or [::1]:9400; names are not looked up"
+)]
+pub struct AddressError;
+
+/// Reads an address to listen at.
+///
+/// # Errors
+///
+/// If it is none.
+pub fn parse_address(text: &str) -> Result<SocketAddr, AddressError> {
+    text.parse().map_err(|_| AddressError)
 }
 
 #[cfg(test)]
@@ -220,6 +267,10 @@ mod tests {
             (
                 "67108865",
                 "67108865 is not a multiple of 4096: use 67108864 or 67112960",
+            ),
+            (
+                "3000",
+                "3000 is less than 4096, the least there is: use a multiple of it",
             ),
             ("17000000TiB", "that is more than 2^64 bytes"),
             ("99999999999999999999999", "that is more than 2^64 bytes"),

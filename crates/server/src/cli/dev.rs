@@ -7,7 +7,7 @@ use moorline_types::{AckPoint, Policy};
 
 use super::{
     CliError, Exit,
-    args::{MASTER_DEFAULT, parse_size},
+    args::{MASTER_DEFAULT, parse_address, parse_log_size, parse_size},
     local_key::state_dir,
 };
 use crate::dev::{DevConfig, DevVolume};
@@ -27,10 +27,10 @@ pub(super) struct DevArgs {
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,
     /// Where NBD clients find the volume
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10809")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:10809", value_parser = parse_address)]
     nbd: SocketAddr,
     /// Where commands find the master
-    #[arg(long, value_name = "IP:PORT", default_value = MASTER_DEFAULT)]
+    #[arg(long, value_name = "IP:PORT", default_value = MASTER_DEFAULT, value_parser = parse_address)]
     listen: SocketAddr,
     /// Which copies a write needs: sync_quorum, sync_all or best_effort
     /// [default: sync_quorum; sync_all with two replicas]
@@ -40,7 +40,7 @@ pub(super) struct DevArgs {
     #[arg(long)]
     ack: Option<AckPoint>,
     /// The log of each replica [default: 256MiB]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_log_size)]
     log_size: Option<u64>,
 }
 

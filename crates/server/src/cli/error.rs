@@ -61,11 +61,11 @@ pub enum CliError {
         /// Why.
         error: ClientError,
     },
-    /// A required setting is neither on the command line nor in the file.
-    #[error("setting `{key}` is missing")]
+    /// Required settings are neither on the command line nor in the file.
+    #[error("{} missing", settings(keys))]
     Missing {
-        /// The key in the file; the flag is the same with two dashes.
-        key: &'static str,
+        /// The keys in the file; the flags are the same with two dashes.
+        keys: Vec<&'static str>,
     },
     /// Two settings that exclude each other.
     #[error("settings `{first}` and `{second}` exclude each other")]
@@ -125,6 +125,23 @@ pub enum CliError {
     Output(#[source] io::Error),
 }
 
+/// ``setting `a` is``, ``settings `a`, `b` are``.
+fn settings(keys: &[&str]) -> String {
+    let named: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    match named.len() {
+        1 => format!("setting {} is", named[0]),
+        _ => format!("settings {} are", named.join(", ")),
+    }
+}
+
+/// The flag of a setting; a store may lie in two kinds of places.
+fn flag(key: &str) -> String {
+    match key {
+        "dir" => "--dir (or --device)".to_owned(),
+        key => format!("--{key}"),
+    }
+}
+
 /// A cluster key file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
@@ -172,9 +189,13 @@ impl CliError {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Master(error) => error.advice(),
-            Self::Missing { key } => Some(format!(
-                "give --{key}, or set `{key}` in the file that --config names"
-            )),
+            Self::Missing { keys } => {
+                let flags: Vec<String> = keys.iter().map(|key| flag(key)).collect();
+                Some(format!(
+                    "give {}, or set them in the file that --config names; --print-config prints one",
+                    flags.join(", ")
+                ))
+            }
             Self::Key(_) => Some(
                 "make one with `head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \\n' > FILE`, \
                  and give all processes of the cluster the same"

@@ -15,7 +15,7 @@ pub(super) struct MasterArgs {
     #[arg(long)]
     dir: PathBuf,
     /// Where servers and commands reach it
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = super::args::parse_address)]
     listen: SocketAddr,
     /// What keeps its records
     #[arg(long, value_enum, default_value_t = StoreKind::Embedded)]

@@ -18,13 +18,25 @@ use super::output;
 const ENTER: &str = "\x1b[?1049h\x1b[?25l\x1b[?7l";
 const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 
-/// Rows of a terminal that does not say how many it has.
-const ROWS_DEFAULT: usize = 24;
+/// What a terminal has that does not say it.
+const SIZE_DEFAULT: Size = Size {
+    rows: 24,
+    columns: 80,
+};
+
+/// Room on a terminal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Size {
+    /// Lines.
+    pub rows: usize,
+    /// Characters in a line.
+    pub columns: usize,
+}
 
 /// A terminal that shows one text; given back as it was when this is dropped.
 #[derive(Debug)]
 pub struct Screen {
-    shown: Option<(String, usize)>,
+    shown: Option<(String, Size)>,
 }
 
 impl Screen {
@@ -41,10 +53,10 @@ impl Screen {
     /// Shows `text` from the top, unless it is there already. What does not fit is left out, and
     /// said so.
     pub fn show(&mut self, text: &str) {
-        let rows = rows();
-        let next = (text.to_owned(), rows);
+        let size = size();
+        let next = (text.to_owned(), size);
         if self.shown.as_ref() != Some(&next) {
-            put(&frame(text, rows));
+            put(&frame(text, size));
             self.shown = Some(next);
         }
     }
@@ -56,15 +68,41 @@ impl Drop for Screen {
     }
 }
 
-fn rows() -> usize {
+/// How much fits on the terminal.
+#[must_use]
+pub fn size() -> Size {
     match rustix::termios::tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_row > 0 => usize::from(size.ws_row),
-        Ok(_) | Err(_) => ROWS_DEFAULT,
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => Size {
+            rows: usize::from(size.ws_row),
+            columns: usize::from(size.ws_col),
+        },
+        Ok(_) | Err(_) => SIZE_DEFAULT,
     }
 }
 
+/// The first `columns` characters of `line`. Colours take no room and are all kept, so that none
+/// stays on behind a line that was cut.
+fn cut(line: &str, columns: usize) -> String {
+    let mut kept = String::with_capacity(line.len());
+    let mut seen = 0;
+    let mut in_colour = false;
+    for char in line.chars() {
+        if char == '\x1b' {
+            in_colour = true;
+        }
+        if in_colour {
+            kept.push(char);
+            in_colour = char != 'm';
+        } else if seen < columns {
+            kept.push(char);
+            seen += 1;
+        }
+    }
+    kept
+}
+
 /// The bytes that paint `text` over whatever is shown, without a flicker of empty lines.
-fn frame(text: &str, rows: usize) -> String {
+fn frame(text: &str, Size { rows, columns }: Size) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let mut painted = "\x1b[H".to_owned();
     let fits = lines.len() <= rows;
@@ -77,16 +115,19 @@ fn frame(text: &str, rows: usize) -> String {
         if at > 0 {
             painted.push_str("\r\n");
         }
-        painted.push_str(line);
+        // Emptied first: behind a line as wide as the terminal it would take the last character.
         painted.push_str("\x1b[K");
+        painted.push_str(&cut(line, columns));
     }
     if !fits {
         let left = lines.len() - shown;
-        painted.push_str(&format!(
-            "\r\n... {left} more lines: `moorline status`\x1b[K"
-        ));
+        let more = format!("... {left} more lines: `moorline status`");
+        painted.push_str("\r\n\x1b[K");
+        painted.push_str(&cut(&more, columns));
     }
-    painted.push_str("\x1b[J");
+    if shown < rows && fits {
+        painted.push_str("\r\n\x1b[J");
+    }
     painted
 }
 
@@ -156,9 +197,25 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_left_out_and_said() {
-        expect![[r#""\u{1b}[Ha\u{1b}[K\r\nb\u{1b}[K\u{1b}[J""#]]
-            .assert_eq(&format!("{:?}", frame("a\nb\n", 2)));
-        expect![[r#""\u{1b}[Ha\u{1b}[K\r\n... 2 more lines: `moorline status`\u{1b}[K\u{1b}[J""#]]
-            .assert_eq(&format!("{:?}", frame("a\nb\nc\n", 2)));
+        let size = |rows, columns| Size { rows, columns };
+        expect![[r#""\u{1b}[H\u{1b}[Ka\r\n\u{1b}[Kb""#]]
+            .assert_eq(&format!("{:?}", frame("a\nb\n", size(2, 80))));
+        expect![[r#""\u{1b}[H\u{1b}[Ka\r\n\u{1b}[Kb\r\n\u{1b}[J""#]]
+            .assert_eq(&format!("{:?}", frame("a\nb\n", size(3, 80))));
+        expect![[r#""\u{1b}[H\u{1b}[Ka\r\n\u{1b}[K... 2 more lines: `moorline status`""#]]
+            .assert_eq(&format!("{:?}", frame("a\nb\nc\n", size(2, 80))));
+    }
+
+    #[test]
+    fn a_line_as_wide_as_the_terminal_is_whole_and_a_wider_one_is_cut() {
+        for (line, columns, want) in [
+            ("VERSION", 7, "VERSION"),
+            ("VERSION", 6, "VERSIO"),
+            ("\x1b[32mok\x1b[0m then", 4, "\x1b[32mok\x1b[0m t"),
+            ("\x1b[31mdown\x1b[0m", 2, "\x1b[31mdo\x1b[0m"),
+            ("größer", 4, "größ"),
+        ] {
+            assert_eq!(cut(line, columns), want);
+        }
     }
 }

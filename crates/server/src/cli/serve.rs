@@ -16,7 +16,13 @@ use moorline_types::ServerId;
 use rustix::process::{Pid, Signal};
 
 use self::file::ConfigFile;
-use super::{CliError, Exit, args::HostPort, logging, master::LogArgs, master_client::read_key};
+use super::{
+    CliError, Exit,
+    args::{HostPort, parse_address},
+    logging,
+    master::LogArgs,
+    master_client::read_key,
+};
 use crate::config::{
     DeviceAccess, Exposure, Listen, LogFormat, LogSettings, NbdLimits, OnVolatileLoss, ServeConfig,
     ServeEndpoints, StoreLocation,
@@ -28,7 +34,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print a commented sample of that file, and end
-    #[arg(long, exclusive = true)]
+    #[arg(long)]
     print_config: bool,
     /// Its name in the cluster
     #[arg(long, value_name = "ID")]
@@ -48,13 +54,13 @@ pub(super) struct ServeArgs {
     )]
     master: Option<HostPort>,
     /// Where servers send it records
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
     data: Option<SocketAddr>,
     /// Where servers reach it for all else
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
     control: Option<SocketAddr>,
     /// Where NBD clients reach it
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
     nbd: Option<SocketAddr>,
     /// What other servers are told instead of --data
     #[arg(long, value_name = "HOST:PORT")]
@@ -72,7 +78,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "FD", hide = true, value_parser = clap::value_parser!(RawFd).range(0..))]
     nbd_fd: Option<RawFd>,
     /// Serve metrics over HTTP here, at /metrics
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
     metrics: Option<SocketAddr>,
     /// File with the cluster's key
     #[arg(
@@ -148,6 +154,7 @@ impl ServeArgs {
     }
 
     fn over(&self, file: ConfigFile) -> Result<ServeConfig, CliError> {
+        self.check_complete(&file)?;
         let endpoints = ServeEndpoints {
             data: listen("data", self.data, &self.data_advertise, &file)?,
             control: listen("control", self.control, &self.control_advertise, &file)?,
@@ -167,7 +174,7 @@ impl ServeArgs {
         config.nbd_fd = self.nbd_fd;
         config.metrics = match self.metrics {
             Some(address) => Some(address),
-            None => parsed("metrics", file.metrics.as_deref())?,
+            None => parsed_with("metrics", file.metrics.as_deref(), parse_address)?,
         };
         let key = self.cluster_key.as_deref().or(file.cluster_key.as_deref());
         config.cluster_key = key.map(read_key).transpose()?;
@@ -194,6 +201,30 @@ impl ServeArgs {
         };
         self.log.put_over(&mut config.log);
         Ok(config)
+    }
+
+    /// What is required is given, by a flag or in the file; all that is not is named at once.
+    fn check_complete(&self, file: &ConfigFile) -> Result<(), CliError> {
+        let has_stores = self.dir.is_some() || self.device.is_some();
+        let file_has_stores = file.dir.is_some() || file.device.is_some();
+        let given = [
+            (
+                "server-id",
+                self.server_id.is_some() || file.server_id.is_some(),
+            ),
+            ("dir", has_stores || file_has_stores),
+            ("master", self.master.is_some() || file.master.is_some()),
+            ("data", self.data.is_some() || file.data.is_some()),
+            ("control", self.control.is_some() || file.control.is_some()),
+            ("nbd", self.nbd.is_some() || file.nbd.is_some()),
+        ];
+        let missing = given.iter().filter(|(_, is_given)| !is_given);
+        let keys: Vec<&'static str> = missing.map(|(key, _)| *key).collect();
+        if keys.is_empty() {
+            Ok(())
+        } else {
+            Err(CliError::Missing { keys })
+        }
     }
 
     fn stores(&self, file: &ConfigFile) -> Result<StoreLocation, CliError> {
@@ -228,7 +259,7 @@ fn listen(
     };
     let address = match flag {
         Some(address) => Some(address),
-        None => parsed(key, in_file.as_deref())?,
+        None => parsed_with(key, in_file.as_deref(), parse_address)?,
     };
     let advertise: Option<HostPort> = match advertise_flag {
         Some(address) => Some(address.clone()),
@@ -241,15 +272,23 @@ fn listen(
 }
 
 fn required<T>(key: &'static str, value: Option<T>) -> Result<T, CliError> {
-    value.ok_or(CliError::Missing { key })
+    value.ok_or_else(|| CliError::Missing { keys: vec![key] })
 }
 
 fn parsed<T: FromStr>(key: &'static str, text: Option<&str>) -> Result<Option<T>, CliError>
 where
     T::Err: fmt::Display,
 {
+    parsed_with(key, text, str::parse)
+}
+
+fn parsed_with<T, E: fmt::Display>(
+    key: &'static str,
+    text: Option<&str>,
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Result<Option<T>, CliError> {
     let parse = |text: &str| {
-        text.parse().map_err(|error: T::Err| CliError::BadSetting {
+        parse(text).map_err(|error| CliError::BadSetting {
             key,
             value: text.to_owned(),
             reason: error.to_string(),

@@ -22,7 +22,7 @@ pub(super) enum StoreCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The store: DIR/stores/VOLUME.store, or a block device
+    /// The store: DIR/stores/ID.store of a server, or a block device
     path: PathBuf,
     /// Also give the SHA-256 of the image, with the committed records of the log applied:
     /// replicas at rest have the same
@@ -51,6 +51,12 @@ pub enum StoreError {
     /// There is nothing of that name.
     #[error("there is no store {}", path.display())]
     NotFound {
+        /// Where.
+        path: PathBuf,
+    },
+    /// It is a directory.
+    #[error("{} is a directory", path.display())]
+    Directory {
         /// Where.
         path: PathBuf,
     },
@@ -98,7 +104,8 @@ impl StoreError {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::NotFound { .. } => Exit::NotFound,
-            Self::Open { .. }
+            Self::Directory { .. }
+            | Self::Open { .. }
             | Self::InUse { .. }
             | Self::Read { .. }
             | Self::NoStore { .. }
@@ -109,9 +116,11 @@ impl StoreError {
     /// What the user can do about it.
     pub(super) fn advice(&self) -> Option<String> {
         match self {
-            Self::NotFound { .. } => {
-                Some("stores are the files DIR/stores/*.store of a server's --dir".to_owned())
-            }
+            Self::NotFound { .. } | Self::Directory { .. } => Some(
+                "stores are the files DIR/stores/*.store of a server's --dir, each named by its \
+                 volume's `id` in `moorline volume list --json`"
+                    .to_owned(),
+            ),
             Self::InUse { .. } => Some(
                 "stop that server, or ask `moorline volume status` what the volume does".to_owned(),
             ),
@@ -174,6 +183,9 @@ fn open(path: &Path) -> Result<File, StoreError> {
             StoreError::Open { path, source }
         }
     })?;
+    if file.metadata().is_ok_and(|meta| meta.is_dir()) {
+        return Err(StoreError::Directory { path: path_owned() });
+    }
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::InUse { path: path_owned() }),
@@ -205,6 +217,12 @@ mod tests {
         let path = dir.path().join("x.store");
         let (ended, _) = run_on(&path);
         assert_eq!(ended.unwrap_err().exit(), Exit::NotFound);
+        // A directory has no size that means anything, and no superblocks to be missed.
+        let (ended, shown) = run_on(dir.path());
+        let error = ended.unwrap_err();
+        assert_eq!((error.exit(), &shown[..]), (Exit::Failed, ""));
+        assert!(error.report().contains("is a directory"));
+        assert!(error.report().contains("stores/*.store"));
         std::fs::write(&path, [b'x'; 65_536]).unwrap();
         let (ended, shown) = run_on(&path);
         let error = ended.unwrap_err();

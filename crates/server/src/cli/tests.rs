@@ -111,7 +111,7 @@ fn wrong_words_are_answered_with_right_ones() {
     refused(
         "moorline volume create x --size 1GiB --replicas 0",
         expect![[r#"
-            error: invalid value '0' for '--replicas <N>': 0 is not in 1..=64
+            error: invalid value '0' for '--replicas <N>': 0 is not in 1..=7
 
             For more information, try '--help'.
         "#]],
@@ -135,6 +135,23 @@ fn wrong_words_are_answered_with_right_ones() {
 
         For more information, try '--help'.
     "#]],
+    );
+    // Before anything is started for it.
+    refused(
+        "moorline dev --log-size 1MiB",
+        expect![[r#"
+            error: invalid value '1MiB' for '--log-size <SIZE>': a log needs at least 256 MiB
+
+            For more information, try '--help'.
+        "#]],
+    );
+    refused(
+        "moorline dev --nbd localhost:10809",
+        expect![[r#"
+            error: invalid value 'localhost:10809' for '--nbd <IP:PORT>': use IP:PORT, such as 127.0.0.1:9400, 0.0.0.0:9400 or [::1]:9400; names are not looked up
+
+            For more information, try '--help'.
+        "#]],
     );
     refused(
         "moorline dev --replicas 40",
@@ -246,7 +263,7 @@ fn errors_end_with_the_documented_codes() {
     assert_eq!(CliError::from(open).exit(), Exit::Unsafe);
     let lease = ConfigError::Lease { lease_ms: 1 };
     assert_eq!(CliError::from(lease).exit(), Exit::Usage);
-    assert_eq!(CliError::Missing { key: "dir" }.exit(), Exit::Usage);
+    assert_eq!(CliError::Missing { keys: vec!["dir"] }.exit(), Exit::Usage);
 }
 
 #[test]
@@ -261,9 +278,9 @@ fn a_report_names_the_causes_once_and_says_what_to_do() {
     .assert_eq(&error.report());
     expect![[r#"
         error: setting `data` is missing
-          what to do: give --data, or set `data` in the file that --config names
+          what to do: give --data, or set them in the file that --config names; --print-config prints one
     "#]]
-    .assert_eq(&CliError::Missing { key: "data" }.report());
+    .assert_eq(&CliError::Missing { keys: vec!["data"] }.report());
     let error = CliError::Refused {
         error: ClientError::TooFewServers {
             replicas: 3,

@@ -12,7 +12,7 @@ use moorline_wire::control::{ClientRequest, ClientResponse, CreateVolume, Health
 
 use super::{
     CliError, Exit,
-    args::{MasterOptions, parse_size},
+    args::{MasterOptions, parse_log_size, parse_size},
     master_client::{CHANGE_LIMIT, MasterClient, READ_LIMIT, accepted, ask_once, unexpected},
     output, paint,
 };
@@ -46,7 +46,7 @@ pub(super) struct CreateArgs {
     #[arg(long, value_parser = parse_size)]
     size: u64,
     /// How many servers hold it
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=7))]
     replicas: u32,
     /// Which copies a write needs: sync_quorum, sync_all or best_effort
     /// [default: sync_quorum; sync_all with two replicas]
@@ -56,10 +56,10 @@ pub(super) struct CreateArgs {
     #[arg(long, default_value_t = AckPoint::Flushed)]
     ack: AckPoint,
     /// Least copies of a write under sync_all [default: one less than replicas]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=7))]
     min_copies: Option<u32>,
     /// The log of each replica
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = LOG_SIZE_DEFAULT)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_log_size, default_value = LOG_SIZE_DEFAULT)]
     log_size: u64,
     #[command(flatten)]
     master: MasterOptions,

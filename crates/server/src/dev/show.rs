@@ -13,7 +13,7 @@ use super::{
 use crate::cli::{
     args::{HostPort, MASTER_DEFAULT},
     output::{self, Paint},
-    screen::{Changes, Screen, say, stamped},
+    screen::{Changes, Screen, say, size, stamped},
     watch::Sight,
 };
 
@@ -172,25 +172,68 @@ impl Show {
 
     /// Paints the screen, when there is one and something changed.
     pub(super) fn draw(&mut self) {
-        let intro = self.intro();
-        let Some(screen) = &mut self.screen else {
+        if self.screen.is_none() {
             return;
-        };
-        let mut text = format!("moorline dev in {}\n\n{intro}\n", self.dir.display());
+        }
+        let text = self.fitting(size().rows);
+        if let Some(screen) = &mut self.screen {
+            screen.show(&text);
+        }
+    }
+
+    /// The fullest text that fits. What goes first is the introduction, which was printed before the
+    /// screen was taken, then the older ones of the lines about what happened.
+    fn fitting(&self, rows: usize) -> String {
+        let mut text = self.full();
+        for recent in (1..=RECENT_MAX).rev() {
+            if text.lines().count() <= rows {
+                return text;
+            }
+            text = self.short(recent);
+        }
+        text
+    }
+
+    fn full(&self) -> String {
+        let mut text = format!(
+            "moorline dev in {}\n\n{}\n",
+            self.dir.display(),
+            self.intro()
+        );
+        text.push_str(&self.status("\n"));
+        if !self.recent.is_empty() {
+            text.push('\n');
+            self.put_recent(RECENT_MAX, &mut text);
+        }
+        text
+    }
+
+    /// Without the introduction, and what happened on top: it is news, and the end may be cut off.
+    fn short(&self, recent: usize) -> String {
+        let mut text = format!("{}   Ctrl-C stops; the data stays\n", self.uri());
+        self.put_recent(recent, &mut text);
+        text.push('\n');
+        text.push_str(&self.status(""));
+        text
+    }
+
+    fn put_recent(&self, count: usize, text: &mut String) {
+        let left_out = self.recent.len().saturating_sub(count);
+        for line in self.recent.iter().skip(left_out) {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+
+    fn status(&self, gap: &str) -> String {
+        let mut text = String::new();
         if let Some(why) = &self.lost {
-            text.push_str(&format!("{why}; what follows was seen before\n\n"));
+            text.push_str(&format!("{why}; what follows was seen before\n{gap}"));
         }
         if let Some(cluster) = &self.seen {
             text.push_str(&output::cluster(cluster, self.paint));
         }
-        if !self.recent.is_empty() {
-            text.push('\n');
-            for line in &self.recent {
-                text.push_str(line);
-                text.push('\n');
-            }
-        }
-        screen.show(&text);
+        text
     }
 
     /// The end was asked for.
@@ -209,5 +252,37 @@ impl Show {
             "stopped; the data is kept in {}, and the same command serves it again",
             self.dir.display()
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happened_is_seen_on_a_small_screen_too() {
+        let news: Vec<String> = (1..=RECENT_MAX).map(|n| format!("news {n}")).collect();
+        let show = Show {
+            dir: "/d".into(),
+            nbd: "127.0.0.1:10809".parse().unwrap(),
+            master: MASTER_DEFAULT.parse().unwrap(),
+            paint: Paint::Plain,
+            screen: None,
+            changes: Changes::default(),
+            recent: news.iter().cloned().collect(),
+            seen: None,
+            lost: Some("the master does not answer".to_owned()),
+        };
+        let full = show.full();
+        let rows = full.lines().count();
+        assert_eq!(show.fitting(rows), full);
+        let shorter = show.fitting(rows - 1);
+        assert!(!shorter.contains("Try,"), "{shorter}");
+        assert!(news.iter().all(|line| shorter.contains(line)), "{shorter}");
+        let least = show.fitting(1);
+        let shown: Vec<&str> = least.lines().take(2).collect();
+        assert!(shown[0].contains("nbd://127.0.0.1:10809/demo"), "{least}");
+        assert_eq!(shown[1], news[RECENT_MAX - 1]);
+        assert!(!least.contains(&news[0]), "{least}");
     }
 }
