@@ -27,7 +27,7 @@ use crate::{
     checkpoint::{SPREAD_PERCENT, choose_anchor},
     copies::Spread,
     extents::BLOCKS_PER_OP_MAX,
-    index::{RangeIndex, Run, Window, offset_in},
+    index::{Precedence, Run, SortedRuns, Window, offset_in},
     layout::{ENTRIES_PER_PAGE, PageNo},
     mutants::Mutant,
     ops::Purpose,
@@ -63,7 +63,7 @@ impl Default for FlusherConfig {
             dirty_time_max: Duration::from_secs(1),
             pass_bytes_max: 64 << 20,
             pass_pages_max: 2048,
-            ops_max: 8,
+            ops_max: 16,
             bytes_in_flight_max: 2 << 20,
             urgent_percent: 60,
         }
@@ -99,7 +99,7 @@ pub(crate) struct Pass {
     /// Of its records.
     stored_bytes: u64,
     /// Newest record per block, of the pass alone.
-    runs: RangeIndex,
+    runs: SortedRuns,
     /// The block from which blocks are still to be written; `None` when all are under way.
     cursor: Option<u64>,
     ops_in_flight: usize,
@@ -320,38 +320,37 @@ impl Store {
         // Room comes free when a pass ends: in a small log one pass must not be most of it.
         let of_log = self.log.capacity_bytes() * PASS_PERCENT_MAX / 100;
         let pass_bytes_max = config.pass_bytes_max.min(of_log);
-        let mut pass = Pass {
-            target: self.window_base(),
-            stored_bytes: 0,
-            runs: RangeIndex::default(),
+        let base = self.window_base();
+        let (mut target, mut pass_bytes) = (base, 0);
+        let mut ranges = Vec::new();
+        let mut pages = BTreeSet::new();
+        for record in self.window.range(base, appliable) {
+            let bytes = pass_bytes + stored_bytes(record);
+            let full = bytes > pass_bytes_max || pages.len() > config.pass_pages_max;
+            if full && target != base {
+                break;
+            }
+            pass_bytes = bytes;
+            target = record.lsn();
+            ranges.push((record.range(), record.lsn()));
+            pages.extend(pages_of(record.range()));
+        }
+        let precedence = match self.mutants.has(Mutant::OldestVersionFlushed) {
+            true => Precedence::Oldest,
+            false => Precedence::Newest,
+        };
+        let pass = Pass {
+            target,
+            stored_bytes: pass_bytes,
+            runs: SortedRuns::of(ranges.into_iter(), precedence),
             cursor: Some(0),
             ops_in_flight: 0,
             bytes_in_flight: 0,
-            pages: VecDeque::new(),
+            pages: pages.into_iter().collect(),
             loading: BTreeSet::new(),
             page_writes: 0,
             trims: Vec::new(),
         };
-        let mut pages = BTreeSet::new();
-        for record in self.window.range(self.window_base(), appliable) {
-            let bytes = pass.stored_bytes + stored_bytes(record);
-            let first = pass.target == self.window_base();
-            let full = bytes > pass_bytes_max || pages.len() > config.pass_pages_max;
-            if full && !first {
-                break;
-            }
-            pass.stored_bytes = bytes;
-            pass.target = record.lsn();
-            let (first, end) = (record.range().first().get(), record.range().end().get());
-            let known = |run: &Run| run.lsn.is_some();
-            let kept = self.mutants.has(Mutant::OldestVersionFlushed)
-                && pass.runs.cover(first, end).iter().any(known);
-            if !kept {
-                pass.runs.insert(record.range(), record.lsn());
-            }
-            pages.extend(pages_of(record.range()));
-        }
-        pass.pages = pages.into_iter().collect();
         self.flusher.dirty_since = None;
         if pass.stored_bytes >= self.log.capacity_bytes() / TELLING_PART {
             self.flusher.pace.begin(now, pass.stored_bytes);
@@ -458,14 +457,15 @@ impl Store {
 
     /// The next run of blocks with content, as long as one operation takes; notes trims passed.
     fn next_chunk(&self, pass: &mut Pass, from: u64) -> Option<Chunk> {
-        let mut at = from;
+        let Pass { runs, trims, .. } = pass;
         let mut chunk: Option<Chunk> = None;
-        while let Some(run) = pass.runs.next_run(at) {
+        for run in runs.within(from, u64::MAX) {
             let room = chunk.as_ref().map_or(BLOCKS_PER_OP_MAX, Chunk::room);
             let follows = chunk
                 .as_ref()
                 .is_none_or(|chunk| chunk.range.end().get() == run.first);
-            let record = self.window.get(run.lsn?).expect("a pass holds its records");
+            let lsn = run.lsn.expect("gaps are left out");
+            let record = self.window.get(lsn).expect("a pass holds its records");
             match record.kind() {
                 RecordKind::Write if follows && room > 0 => {
                     let end = run.end.min(run.first + room);
@@ -473,7 +473,6 @@ impl Store {
                     let Segment::Data { range, payload } = part else {
                         unreachable!("a write has content")
                     };
-                    at = end;
                     match &mut chunk {
                         Some(chunk) => chunk.push(range, payload),
                         None => {
@@ -483,15 +482,15 @@ impl Store {
                             });
                         }
                     }
+                    if end < run.end {
+                        break;
+                    }
                 }
                 RecordKind::Write => break,
                 // Once a chunk has begun, what lies behind it is met again from the cursor.
                 RecordKind::Trim | RecordKind::WriteZeroes if chunk.is_some() => break,
-                RecordKind::Trim => {
-                    pass.trims.push(run.range());
-                    at = run.end;
-                }
-                RecordKind::WriteZeroes => at = run.end,
+                RecordKind::Trim => trims.push(run.range()),
+                RecordKind::WriteZeroes => {}
                 RecordKind::EpochMark => unreachable!("an epoch mark has no blocks"),
             }
         }
@@ -523,7 +522,7 @@ impl Store {
     fn write_page(&mut self, page: PageNo, pass: &mut Pass, ops: &mut Vec<DeviceOp>) {
         let first = page.first_block().get();
         let end = (first + ENTRIES_PER_PAGE).min(self.layout.size_blocks.get());
-        let runs = pass.runs.cover(first, end);
+        let runs = pass.runs.within(first, end);
         let window = &self.window;
         let keeps_zeroed = self.mutants.has(Mutant::ZeroesNotMapped);
         let (slot, bytes) = self.map.change(page, |content: &mut Page| {

@@ -1,6 +1,6 @@
 //! Which record wrote each block last, as an interval map; and the records themselves.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 use moorline_types::{BlockIndex, BlockRange, Lsn};
 use moorline_wal::{Record, RecordKind};
@@ -36,6 +36,12 @@ impl RangeIndex {
             return;
         }
         let (first, end) = (range.first().get(), range.end().get());
+        // Most writes overlap nothing that is here: one look says so.
+        let before = self.runs.range(..end).next_back();
+        if before.is_none_or(|(_, (before_end, _))| *before_end <= first) {
+            self.runs.insert(first, (end, lsn));
+            return;
+        }
         self.split_at(first);
         self.split_at(end);
         let covered: Vec<u64> = self.runs.range(first..end).map(|(&at, _)| at).collect();
@@ -103,6 +109,74 @@ impl RangeIndex {
 
     pub(crate) fn clear(&mut self) {
         self.runs.clear();
+    }
+}
+
+/// Newest LSN per block of a fixed set of records, as sorted runs: built once, then only read.
+#[derive(Debug)]
+pub(crate) struct SortedRuns(Vec<(u64, u64, Lsn)>);
+
+/// Which record of several counts for a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Precedence {
+    Newest,
+    /// Wrong; for a planted bug.
+    Oldest,
+}
+
+impl SortedRuns {
+    /// The runs of `records`, which may overlap and come in any order.
+    pub(crate) fn of(
+        records: impl Iterator<Item = (BlockRange, Lsn)>,
+        precedence: Precedence,
+    ) -> Self {
+        let mut ranges: Vec<(u64, u64, Lsn)> = records
+            .filter(|(range, _)| !range.is_empty())
+            .map(|(range, lsn)| (range.first().get(), range.end().get(), lsn))
+            .collect();
+        ranges.sort_unstable();
+        let rank = |lsn: Lsn| match precedence {
+            Precedence::Newest => lsn.get(),
+            Precedence::Oldest => u64::MAX - lsn.get(),
+        };
+        let mut runs: Vec<(u64, u64, Lsn)> = Vec::with_capacity(ranges.len());
+        let mut ranges = ranges.into_iter().peekable();
+        // Those that have begun; the one that counts on top. Some may be over.
+        let mut begun: BinaryHeap<(u64, u64, Lsn)> = BinaryHeap::new();
+        let mut at = 0;
+        loop {
+            while begun.peek().is_some_and(|(_, end, _)| *end <= at) {
+                begun.pop();
+            }
+            if begun.is_empty() {
+                let Some((first, ..)) = ranges.peek() else {
+                    return Self(runs);
+                };
+                at = *first;
+            }
+            while let Some((_, end, lsn)) = ranges.next_if(|(first, ..)| *first <= at) {
+                begun.push((rank(lsn), end, lsn));
+            }
+            let (_, end, lsn) = *begun.peek().expect("one begins here or goes on");
+            let until = ranges.peek().map_or(end, |(first, ..)| end.min(*first));
+            match runs.last_mut() {
+                Some((_, last_end, last)) if *last_end == at && *last == lsn => *last_end = until,
+                Some(_) | None => runs.push((at, until, lsn)),
+            }
+            at = until;
+        }
+    }
+
+    /// The runs of `[first, end)`, ascending, cut to it, gaps left out.
+    pub(crate) fn within(&self, first: u64, end: u64) -> impl Iterator<Item = Run> {
+        let skipped = self.0.partition_point(|(_, run_end, _)| *run_end <= first);
+        let runs = self.0[skipped..].iter();
+        runs.take_while(move |(run_first, ..)| *run_first < end)
+            .map(move |&(run_first, run_end, lsn)| Run {
+                first: run_first.max(first),
+                end: run_end.min(end),
+                lsn: Some(lsn),
+            })
     }
 }
 
@@ -240,9 +314,22 @@ mod tests {
         );
     }
 
+    /// Neighbours of one record as one run: where they were cut apart does not matter.
+    fn merged(runs: Vec<Run>) -> Vec<Run> {
+        let mut merged: Vec<Run> = Vec::new();
+        for run in runs {
+            match merged.last_mut() {
+                Some(last) if last.end == run.first && last.lsn == run.lsn => last.end = run.end,
+                Some(_) | None => merged.push(run),
+            }
+        }
+        merged
+    }
+
     #[test]
     fn a_model_of_single_blocks_agrees() {
         let mut index = RangeIndex::default();
+        let mut records = Vec::new();
         let mut model = [0_u64; 64];
         let mut state = 7_u64;
         for lsn in 1..400 {
@@ -251,9 +338,19 @@ mod tests {
                 .wrapping_add(1);
             let first = (state >> 33) % 60;
             let count = 1 + (state >> 50) % (64 - first).min(9);
-            index.insert(range(first, u32::try_from(count).unwrap()), Lsn::new(lsn));
+            let written = range(first, u32::try_from(count).unwrap());
+            index.insert(written, Lsn::new(lsn));
+            records.push((written, Lsn::new(lsn)));
             for block in first..first + count {
                 model[usize::try_from(block).unwrap()] = lsn;
+            }
+            // Newest first: the order in which they come says nothing.
+            let sorted = SortedRuns::of(records.iter().rev().copied(), Precedence::Newest);
+            for (first, end) in [(0, 64), (first, first + count), (7, 23)] {
+                let known = |run: &Run| run.lsn.is_some();
+                let want: Vec<Run> = index.cover(first, end).into_iter().filter(known).collect();
+                let got: Vec<Run> = sorted.within(first, end).collect();
+                assert_eq!(merged(got), merged(want), "[{first}, {end}) after {lsn}");
             }
             for run in index.cover(0, 64) {
                 for block in run.first..run.end {
