@@ -394,14 +394,32 @@ impl Replica {
             }
             self.remember_mark(ctx, &record);
         }
+        let says_received = self.says_received();
         if let Role::Follower(follower) = &mut self.role {
-            follower.owes = Owes::Ack;
+            if says_received {
+                follower.owes = Owes::Ack;
+            }
             if let Some(session) = &mut follower.session {
                 session.asked_after = None;
             }
         }
         self.settle_losses();
         self.take_commit(records.committed, records.acknowledged);
+    }
+
+    /// Whether the primary is told of records that were taken, before they are flushed.
+    ///
+    /// Where the policy counts what is flushed, a word about what is received moves nothing there: a
+    /// message, a wake-up and a look at the commit rule for each batch, on both sides. The flush that
+    /// is under way says both. Where nothing is under way the primary may have sent again what is
+    /// held and flushed already, and waits to hear that it is.
+    fn says_received(&self) -> bool {
+        let frontiers = self.store.frontiers();
+        let counts_flushed = self
+            .line
+            .as_ref()
+            .is_some_and(|line| line.ack == AckPoint::Flushed);
+        !counts_flushed || frontiers.flushed == frontiers.head
     }
 
     pub(super) fn on_commit(
