@@ -40,7 +40,7 @@ pub use disk::flaws::{OpClass, StrayKind};
 pub use faults::{Aim, FAULTS, Recipe, Region};
 pub use html::page;
 pub use mutants::{ALL as MUTANTS, Mutant, UNSTAGED, UnknownMutant};
-pub use plan::{Enough, Limits, OnLoss, Plan, Style, Workload};
+pub use plan::{Enough, Limits, LogFlush, OnLoss, Plan, Style, Workload};
 pub use run::{Further, Outcome, run, run_plan, run_staged, run_struck};
 pub use shrink::{Shrunk, shrink};
 pub use strike::{AGAIN_MAX, Again, Moment, Reach, Sampling, Strike};

@@ -55,6 +55,9 @@ pub struct Plan {
     /// What clients do when they have asked for as much as was planned and disturbances go on.
     #[serde(default)]
     pub enough: Enough,
+    /// How log frames become durable.
+    #[serde(default)]
+    pub log_flush: LogFlush,
     /// The persist point at which the power goes, if it does at one.
     #[serde(default)]
     pub strike: Option<Strike>,
@@ -128,6 +131,16 @@ pub enum Style {
     Idle,
 }
 
+/// How log frames become durable.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub enum LogFlush {
+    /// A frame is written and flushed by another operation, which may cover several frames.
+    #[default]
+    AfterWrite,
+    /// Its write is durable by itself.
+    WithWrite,
+}
+
 /// Time-outs and budgets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Limits {
@@ -183,7 +196,7 @@ impl Plan {
         let workload = Workload::draw(dice);
         let blocks_max = dice.pick(&[193, 193, 193, 193, 193, 193, 193, 1_000]);
         let blocks = 64 + dice.below(blocks_max);
-        Self {
+        let mut plan = Self {
             policy,
             ack,
             replicas,
@@ -202,8 +215,14 @@ impl Plan {
             on_loss: OnLoss::Continue,
             enough: Enough::GoesOn,
             strike: None,
+            log_flush: LogFlush::AfterWrite,
             clocks: (0..=replicas).map(|_| clock(dice)).collect(),
+        };
+        // Drawn last: what a seed gave before there was this choice stays as it was.
+        if dice.percent(40) {
+            plan.log_flush = LogFlush::WithWrite;
         }
+        plan
     }
 
     /// The same with another number of replicas; a new one has the master's clock.

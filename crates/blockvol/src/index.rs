@@ -114,6 +114,7 @@ impl RangeIndex {
 
 /// Newest LSN per block of a fixed set of records, as sorted runs: built once, then only read.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct SortedRuns(Vec<(u64, u64, Lsn)>);
 
 /// Which record of several counts for a block.

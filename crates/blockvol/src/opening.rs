@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use moorline_types::{
     BootId, BufferPool, ClusterId, DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome,
-    Instant, Lsn, LsnRange, OpId, OpOwner, Opening, ServerId, VolumeId,
+    Instant, Lsn, LsnRange, OpId, OpOwner, Opening, ServerId, VolumeId, WriteMode,
 };
 use moorline_wal::{
     Log, LogConfig, LogEvent, LogFindings, LogOpening, LogReadError, LogRegion, ReadId, ReadStart,
@@ -63,12 +63,15 @@ pub struct StoreOptions {
     pub operation_timeout: Duration,
     /// Log frames written and not yet durable, at most.
     pub log_frames_in_flight_max: usize,
+    /// Whether a log frame's write is durable by itself, or a flush follows.
+    pub log_write_mode: WriteMode,
     /// Planted bugs.
     pub mutants: Mutants,
 }
 
 impl StoreOptions {
-    /// Options with the defaults: 16 MiB of map pages, 5 s for an operation, 4 frames in flight.
+    /// Options with the defaults: 16 MiB of map pages, 5 s for an operation, 4 frames in flight, a flush after
+    /// a frame's write.
     #[must_use]
     pub fn new(device_bytes: u64, boot: BootId, pool: BufferPool) -> Self {
         Self {
@@ -80,6 +83,7 @@ impl StoreOptions {
             map_pages_max: 4096,
             operation_timeout: Duration::from_secs(5),
             log_frames_in_flight_max: 4,
+            log_write_mode: WriteMode::Cached,
             mutants: Mutants::NONE,
         }
     }
@@ -351,6 +355,7 @@ impl StoreOpening {
             self.options.pool.clone(),
         );
         config.frames_in_flight_max = self.options.log_frames_in_flight_max;
+        config.write_mode = self.options.log_write_mode;
         config.operation_timeout = self.options.operation_timeout;
         config.mutants = self.options.mutants.log;
         let floor = content.applied.max(content.checkpoint);

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use moorline_types::{BootId, ClusterId, DeviceOp, DeviceOpKind, Epoch, Lsn, ServerId};
+use moorline_types::{BootId, ClusterId, DeviceOp, DeviceOpKind, Epoch, Lsn, ServerId, WriteMode};
 use moorline_volume::{
     Action, DeviceCreation, DeviceKey, Event, ExportState, LinkDirection, LinkId, Node, NodeConfig,
     OnVolatileLoss, journal::Happening,
@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     disk::{EverDurable, SimDisk},
     network::{ConnNo, End, Party, Seat},
-    plan::{MS, OnLoss},
+    plan::{LogFlush, MS, OnLoss},
     watch::{Sample, SpotKind},
 };
 
@@ -169,6 +169,10 @@ impl World {
         config.flusher.dirty_time_max = Duration::from_millis(self.plan.limits.dirty_time_ms);
         config.flusher.pass_bytes_max = self.plan.limits.pass_bytes;
         config.operation_timeout = Duration::from_millis(self.plan.limits.operation_timeout_ms);
+        config.log_write_mode = match self.plan.log_flush {
+            LogFlush::AfterWrite => WriteMode::Cached,
+            LogFlush::WithWrite => WriteMode::Durable,
+        };
         config.on_volatile_loss = match self.plan.on_loss {
             OnLoss::Continue => OnVolatileLoss::Continue,
             OnLoss::Stop => OnVolatileLoss::Stop,

@@ -176,6 +176,7 @@ impl Node {
         });
         options.flusher = self.config.flusher;
         options.operation_timeout = self.config.operation_timeout;
+        options.log_write_mode = self.config.log_write_mode;
         options.mutants = self.config.store_mutants;
         let mut ops = Vec::new();
         match StoreOpening::new(options, &mut ops) {

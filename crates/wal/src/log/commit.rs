@@ -400,7 +400,7 @@ impl Log {
             sequence: header.sequence,
         };
         let offset = self.config.region.offset + header.position;
-        let write = DeviceOpKind::Write(parts, self.config.write_mode);
+        let write = DeviceOpKind::Write(parts, self.write_mode());
         self.ask(now, asked, offset, write, ops);
     }
 
@@ -434,11 +434,17 @@ impl Log {
         self.ask(now, Asked::Flush, 0, DeviceOpKind::Flush, ops);
     }
 
+    /// A planted bug acknowledges before the flush, so its frames are not durable by themselves.
+    fn write_mode(&self) -> WriteMode {
+        match self.config.mutants.has(Mutant::AckBeforeFlush) {
+            true => WriteMode::Cached,
+            false => self.config.write_mode,
+        }
+    }
+
     fn on_written(&mut self, sequence: u64) {
-        let durable_at_once = match self.config.write_mode {
-            WriteMode::Durable => true,
-            WriteMode::Cached => self.config.mutants.has(Mutant::AckBeforeFlush),
-        };
+        let early = self.config.mutants.has(Mutant::AckBeforeFlush);
+        let durable_at_once = self.write_mode() == WriteMode::Durable || early;
         let mut pending = self.frames.range_mut(self.durable_frames..);
         let frame = pending.find(|frame| frame.link.sequence == sequence);
         let frame = frame.expect("a frame in flight is in the table");
