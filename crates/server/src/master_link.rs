@@ -10,7 +10,7 @@ use moorline_wire::{
     control::ServerToMaster,
     hello::{Channel, Expected},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
 use crate::{
     causes::Causes,
@@ -21,6 +21,10 @@ use crate::{
 /// First and longest pause between two attempts.
 const BACK_OFF_FIRST: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// A connection that ends sooner was turned away, as that of a second server with one id: it is
+/// followed by the next one after a growing pause, and told of once.
+const STANDS_AFTER: Duration = Duration::from_secs(1);
 
 /// A master that says nothing for so long, while it is told something twice a second, is dialed
 /// anew: its machine may be gone without a word.
@@ -84,29 +88,43 @@ async fn keep(
 ) {
     let mut pause = BACK_OFF_FIRST;
     let mut connection = 0;
-    let mut complained = false;
+    let mut told = None;
+    let mut turned_away = false;
     while !teller.is_closed() {
         let dialed = dial(&introduction, &address, Channel::Master, Expected::Master).await;
         let error = match dialed.map(|connected| (connected.peer.cluster, connected)) {
             Ok((Some(cluster), connected)) => {
-                tracing::info!(%address, %cluster, "the master is here");
-                (pause, complained) = (BACK_OFF_FIRST, false);
+                if turned_away {
+                    tracing::debug!(%address, %cluster, "the master is here");
+                } else {
+                    tracing::info!(%address, %cluster, "the master is here");
+                }
                 connection += 1;
+                let began = Instant::now();
                 let error = talk(connected, cluster, connection, &teller, &mut to_say).await;
                 drop(teller.send(News::MasterDown));
+                turned_away = began.elapsed() < STANDS_AFTER;
+                if !turned_away {
+                    (pause, told) = (BACK_OFF_FIRST, None);
+                }
                 if to_say.is_closed() {
                     return;
                 }
                 error
             }
             Ok((None, _)) => ConnectError::NotServer,
-            Err(error) => error,
+            Err(error) => {
+                turned_away = false;
+                error
+            }
         };
-        if complained {
-            tracing::debug!(%address, error = %Causes(&error), "the master cannot be reached");
+        // Each reason once: behind "connection refused" there may be "another cluster".
+        let reason = Causes(&error).to_string();
+        if told.as_ref() == Some(&reason) {
+            tracing::debug!(%address, error = reason, "the master cannot be reached");
         } else {
-            tracing::warn!(%address, error = %Causes(&error), "the master cannot be reached; trying on");
-            complained = true;
+            tracing::warn!(%address, error = reason, "the master cannot be reached; trying on");
+            told = Some(reason);
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -164,5 +182,57 @@ async fn talk(
     tokio::select! {
         error = hear => error,
         error = say => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_types::{BootId, BufferPool};
+    use moorline_wire::hello::{Identity, Serves};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::{config::Exposure, inbox::inbox, transport::accept};
+
+    fn introduction(who: Identity) -> Arc<Introduction> {
+        let cluster = Some(ClusterId::new(9));
+        let pool = BufferPool::new();
+        Arc::new(Introduction::new(
+            who,
+            None,
+            Exposure::Guarded,
+            cluster,
+            pool,
+        ))
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_turned_away_comes_back_at_a_slackening_pace() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let master = introduction(Identity::Master {
+            boot: BootId::new(1),
+        });
+        let server = introduction(Identity::Server {
+            server: "s1".parse().unwrap(),
+            boot: BootId::new(2),
+            data_addr: String::new(),
+            control_addr: String::new(),
+        });
+        let (teller, _inbox) = inbox();
+        let address = listener.local_addr().unwrap().to_string();
+        let began = Instant::now();
+        let link = MasterLink::start(address, server, teller);
+        for _ in 0..5 {
+            let (stream, from) = listener.accept().await.unwrap();
+            // Known, greeted, and sent away, as the second server of one id is.
+            drop(
+                accept(&master, stream, from, Serves::AsMaster)
+                    .await
+                    .unwrap(),
+            );
+        }
+        // Pauses of 50, 100, 200 and 400 ms.
+        assert!(began.elapsed() >= BACK_OFF_FIRST * 15);
+        link.finish().await;
     }
 }
