@@ -16,7 +16,10 @@ use std::{
 
 use moorline_blockvol::device::{Armed, Completion, DeviceSet, DeviceTag, Submission};
 use moorline_types::Instant;
-use moorline_volume::{Action, DeviceKey, Event, Node, journal::NodeEvent};
+use moorline_volume::{
+    Action, DeviceKey, Event, Node,
+    journal::{Happening, NodeEvent},
+};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::coop::unconstrained,
@@ -42,16 +45,18 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 const ROUNDS_MAX: usize = 8;
 
 /// How a driver ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[must_use]
 pub(crate) enum Ended {
     /// Every store came to rest.
     Cleanly,
     /// It took too long, or the operator asked twice.
     Hastily,
+    /// The store on the one device that this server was given is none that it may open.
+    StoreRefused(Box<str>),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Stopping {
     No,
     /// By then it is over.
@@ -148,8 +153,8 @@ impl Driver {
         // look live to a request that came after the lease had ended.
         let now = clock::now();
         self.settle(now);
-        match self.stopping {
-            Stopping::Over(ended) => Poll::Ready(ended),
+        match &self.stopping {
+            Stopping::Over(ended) => Poll::Ready(ended.clone()),
             Stopping::No | Stopping::Until(_) => {
                 self.rest(now, cx);
                 Poll::Pending
@@ -354,8 +359,15 @@ impl Driver {
         }
     }
 
-    fn note(&self, event: &NodeEvent) {
+    fn note(&mut self, event: &NodeEvent) {
         note::log(self.parts.node.server(), event);
+        // In a directory there are other stores to serve. A server with one device would sit there
+        // for nothing, while whoever started it believes that it serves.
+        if let Happening::StoreRefused { reason } = &event.what
+            && self.parts.stores.is_whole_device()
+        {
+            self.stopping = Stopping::Over(Ended::StoreRefused(reason.clone()));
+        }
     }
 
     /// Sees to it that whatever comes next wakes the task.

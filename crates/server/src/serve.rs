@@ -1,6 +1,10 @@
 //! One volume server, from its settings to its end.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use moorline_blockvol::device::{Access, open_set};
 use moorline_types::{BootId, BufferPool};
@@ -50,6 +54,14 @@ pub enum ServeError {
     /// The process lacks something basic: descriptors, signals.
     #[error("the process cannot be set up")]
     Process(#[source] io::Error),
+    /// The store on the server's device is not to be opened here.
+    #[error("{path}: {reason}")]
+    StoreRefused {
+        /// The device.
+        path: PathBuf,
+        /// Why, with what to do.
+        reason: Box<str>,
+    },
     /// The stop was not clean: the next start takes care of it.
     #[error("stopped before every store came to rest; nothing that was acknowledged is lost")]
     Hasty,
@@ -163,6 +175,10 @@ async fn serve(config: &ServeConfig) -> Result<(), ServeError> {
             Ok(())
         }
         Ended::Hastily => Err(ServeError::Hasty),
+        Ended::StoreRefused(reason) => Err(ServeError::StoreRefused {
+            path: config.stores.path().to_owned(),
+            reason,
+        }),
     }
 }
 
@@ -278,4 +294,39 @@ fn watch_signals(teller: Teller) -> io::Result<()> {
         }
     }));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_blockvol::SUPERBLOCK_MAGIC;
+
+    use super::*;
+    use crate::config::{Listen, ServeEndpoints, StoreLocation};
+
+    #[tokio::test]
+    async fn a_server_whose_one_device_holds_no_store_for_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let mut bytes = vec![0; 4 << 20];
+        // A ruined store: something was there, so that it is not taken for an empty disk.
+        bytes[..SUPERBLOCK_MAGIC.len()].copy_from_slice(&SUPERBLOCK_MAGIC);
+        std::fs::write(&path, &bytes).unwrap();
+        let loopback = || Listen {
+            listen: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+            advertise: None,
+        };
+        let endpoints = ServeEndpoints {
+            data: loopback(),
+            control: loopback(),
+            nbd: loopback(),
+        };
+        let device = StoreLocation::Device(path.clone());
+        let master = "127.0.0.1:1".to_owned();
+        let config = ServeConfig::new("s1".parse().unwrap(), device, master, endpoints);
+        match serve(&config).await {
+            Err(ServeError::StoreRefused { path: named, .. }) => assert_eq!(named, path),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was not touched");
+    }
 }

@@ -15,13 +15,13 @@ use std::{
 };
 
 use moorline_blockvol::{
-    SUPERBLOCK_MAGIC, SUPERBLOCK_OFFSETS,
+    LOG_OFFSET,
     device::{
         CreateFile, DeviceSet, DeviceTag, IoPath, OpenDeviceError, RemoveError, StoreFile,
         open_store,
     },
 };
-use moorline_types::{ClusterId, PageBuf, ServerId, VolumeId};
+use moorline_types::{BLOCK_SIZE, ClusterId, PageBuf, ServerId, VolumeId};
 use moorline_volume::{DeviceCreation, DeviceKey};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,11 @@ const IDENTITY: &str = "server.json";
 const LOCK: &str = "server.lock";
 const STORES: &str = "stores";
 const EXTENSION: &str = "store";
+
+/// What has to be zero on a device that nothing lies on, in pages: all before a store's log. File systems,
+/// partition tables, volume managers and arrays put their marks there as well.
+const FRONT_PAGES: usize = (2 << 20) / BLOCK_SIZE;
+const _: () = assert!((FRONT_PAGES * BLOCK_SIZE) as u64 == LOG_OFFSET);
 
 /// How long a store may stay locked by a process that is gone. Under load the last operations of a ring take
 /// seconds; a disk that takes longer is one that the server would give up anyway.
@@ -193,6 +198,14 @@ impl Stores {
             let device = self.adopt(file, devices);
             if matches!(self.location, StoreLocation::Device(_)) {
                 self.whole_device = Some(device);
+                let (content, _) = look_at(&path).map_err(|source| StoresError::Io {
+                    path: path.clone(),
+                    source,
+                })?;
+                if content == Content::Blank {
+                    tracing::info!(path = %path.display(), "nothing lies there yet: it waits for a volume");
+                    continue;
+                }
             }
             found.push(Found { device, bytes });
         }
@@ -247,10 +260,10 @@ impl Stores {
         let refused = |error: &io::Error| DeviceCreation::Refused {
             errno: error.raw_os_error().unwrap_or(0),
         };
-        match look_for_store(path) {
+        match look_at(path) {
             Ok((_, have)) if have < bytes => DeviceCreation::NoRoom { need: bytes, have },
             Ok((Content::Blank, bytes)) => DeviceCreation::Made { device, bytes },
-            Ok((Content::Store, _)) => DeviceCreation::Exists,
+            Ok((Content::Something, _)) => DeviceCreation::Exists,
             Err(error) => refused(&error),
         }
     }
@@ -352,21 +365,31 @@ fn room_at(path: &Path) -> u64 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Content {
     Blank,
-    Store,
+    Something,
 }
 
-/// Whether one of the places of a superblock is taken, and how large the device is.
-fn look_for_store(path: &Path) -> io::Result<(Content, u64)> {
+/// Whether anything lies at the front of a device, where a store has its superblocks and other users of
+/// disks theirs, and how large it is.
+fn look_at(path: &Path) -> io::Result<(Content, u64)> {
     let fd = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let bytes = rustix::fs::seek(&fd, rustix::fs::SeekFrom::End(0))?;
-    let mut page = PageBuf::zeroed(1);
-    for offset in SUPERBLOCK_OFFSETS {
-        let count = rustix::io::pread(&fd, page.as_mut_slice(), offset)?;
-        if page.as_slice()[..count].starts_with(&SUPERBLOCK_MAGIC) {
-            return Ok((Content::Store, bytes));
+    let mut front = PageBuf::zeroed(FRONT_PAGES);
+    let mut at = 0;
+    while let left = &mut front.as_mut_slice()[at..]
+        && !left.is_empty()
+    {
+        match rustix::io::pread(&fd, left, at as u64)? {
+            0 => break,
+            count => at += count,
         }
     }
-    Ok((Content::Blank, bytes))
+    let is_blank = front.as_slice()[..at].iter().all(|byte| *byte == 0);
+    let content = if is_blank {
+        Content::Blank
+    } else {
+        Content::Something
+    };
+    Ok((content, bytes))
 }
 
 /// The store files in a directory, by name.
@@ -497,7 +520,7 @@ mod tests {
         let (mut devices, _) = open_set(Access::Sync).unwrap();
         let mut stores = Stores::open(StoreLocation::Device(path.clone()), &server("s1")).unwrap();
         let found = stores.scan(&mut *devices).unwrap();
-        assert_eq!(found.len(), 1);
+        assert!(found.is_empty(), "nothing to be opened lies there");
         assert!(matches!(
             stores.hand_out(8 << 20),
             DeviceCreation::NoRoom { .. }
@@ -506,7 +529,13 @@ mod tests {
             stores.hand_out(4 << 20),
             DeviceCreation::Made { .. }
         ));
-        fs::write(&path, [&SUPERBLOCK_MAGIC[..], &[0; 8192]].concat()).unwrap();
-        assert_eq!(stores.hand_out(4096), DeviceCreation::Exists);
+        // A store's superblocks, and where file systems and disk managers have theirs.
+        for offset in [0, 1 << 20, 1024, 4096, 64 << 10] {
+            let mut bytes = vec![0; 4 << 20];
+            bytes[offset] = 1;
+            fs::write(&path, bytes).unwrap();
+            let outcome = stores.hand_out(4 << 20);
+            assert_eq!(outcome, DeviceCreation::Exists, "at {offset}");
+        }
     }
 }

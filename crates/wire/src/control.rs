@@ -180,8 +180,8 @@ pub enum CreateStoreError {
     /// The disk filled up while the store was written.
     #[error("not enough space: its disk filled up on the way")]
     DiskFull,
-    /// There is a store of this or another volume already.
-    #[error("a store lies there already")]
+    /// There is a store of this or another volume already, or something else on a whole device.
+    #[error("a store or other data lies there already, and is left alone")]
     Occupied,
     /// The device failed.
     #[error("its device failed: see the server's log")]

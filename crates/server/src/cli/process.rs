@@ -17,6 +17,7 @@ impl From<ServeError> for CliError {
         let exit = match &error {
             ServeError::Stores(stores) => stores_exit(stores),
             ServeError::Config(config) => config_exit(config),
+            ServeError::StoreRefused { .. } => Exit::Unsafe,
             ServeError::Bind(_)
             | ServeError::Unix(_)
             | ServeError::Inherit(_)

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use moorline_wire::hello::ClusterKey;
+use moorline_wire::hello::{ClusterKey, ParseKeyError};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -160,11 +160,12 @@ fn lock(dir: &Path) -> Result<File, DevError> {
 /// The key of the directory, made at the first start.
 fn key_at(path: &Path) -> Result<ClusterKey, DevError> {
     match fs::read_to_string(path) {
-        Ok(text) => text.parse().map_err(|error| DevError::File {
-            what: "take the cluster key of",
-            path: path.to_owned(),
-            source: io::Error::new(io::ErrorKind::InvalidData, error),
-        }),
+        Ok(text) => text
+            .parse()
+            .map_err(|error: ParseKeyError| DevError::Damaged {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let random = random_bytes().map_err(file_error("make", path))?;
             let key = ClusterKey::new(random);
@@ -295,6 +296,15 @@ mod tests {
         let error = home.ports(None).unwrap_err();
         assert!(matches!(error, DevError::Damaged { .. }), "{error}");
         assert!(error.advice().unwrap().contains("dev.toml"));
+    }
+
+    #[test]
+    fn a_damaged_key_is_said_to_be_harmless() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cluster.key"), "zz\n").unwrap();
+        let error = Home::open(dir.path()).unwrap_err();
+        assert!(matches!(error, DevError::Damaged { .. }), "{error}");
+        assert!(error.advice().unwrap().contains("cluster.key"));
     }
 
     #[test]

@@ -78,7 +78,20 @@ fn superblocks(ctx: &Context) -> Result<()> {
         .succeed()?;
     Tool::new("cmp").arg(&data).arg(&back).succeed()?;
     ctx.step("the volume serves on from the others, every byte there");
-    cluster.stop()
+    let theirs = cluster.store_path(0)?;
+    cluster.stop()?;
+    let other = Tool::new(ctx.binary())
+        .args(["serve", "--server-id", "s9", "--master", "127.0.0.1:1"])
+        .args(["--data", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+        .args(["--nbd", "127.0.0.1:0", "--device"])
+        .arg(&theirs);
+    let naming = ["belongs to server s1"];
+    refused(
+        "another server's store as a device",
+        other,
+        code::UNSAFE,
+        &naming,
+    )
 }
 
 fn damage(store: &Path, offsets: &[u64]) -> Result<()> {
