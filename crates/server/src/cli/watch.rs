@@ -31,6 +31,40 @@ pub enum Sight {
     Lost(String),
 }
 
+/// What was seen of a cluster up to now.
+#[derive(Debug, Default)]
+pub struct Seen {
+    changes: Changes,
+    /// The last status there was.
+    pub cluster: Option<Box<ClusterStatus>>,
+    /// Why there is none now.
+    pub lost: Option<String>,
+}
+
+impl Seen {
+    /// Takes a look in; gives the lines that are news, for those without a screen.
+    #[must_use]
+    pub fn take(&mut self, sight: Sight) -> Vec<String> {
+        match sight {
+            Sight::Seen(cluster) => {
+                let mut news = Vec::new();
+                // The state may be the same as before: that it is known again is news.
+                if self.lost.take().is_some() {
+                    news.push("the master answers again".to_owned());
+                }
+                news.extend(self.changes.news(&cluster));
+                self.cluster = Some(cluster);
+                news
+            }
+            Sight::Lost(why) => {
+                let is_news = self.lost.as_ref() != Some(&why);
+                self.lost = Some(why.clone());
+                is_news.then_some(why).into_iter().collect()
+            }
+        }
+    }
+}
+
 /// Asks the master for its status over one connection, as long as that holds.
 #[derive(Debug)]
 pub struct Looker {
@@ -180,9 +214,7 @@ async fn follow(
 struct Watch {
     address: String,
     screen: Option<Screen>,
-    changes: Changes,
-    seen: Option<Box<ClusterStatus>>,
-    lost: Option<String>,
+    seen: Seen,
 }
 
 impl Watch {
@@ -190,29 +222,14 @@ impl Watch {
         Self {
             address,
             screen: Screen::open(),
-            changes: Changes::default(),
-            seen: None,
-            lost: None,
+            seen: Seen::default(),
         }
     }
 
     fn take(&mut self, sight: Sight) {
-        match sight {
-            Sight::Seen(cluster) => {
-                if self.screen.is_none() {
-                    for line in self.changes.news(&cluster) {
-                        say(&line);
-                    }
-                }
-                self.seen = Some(cluster);
-                self.lost = None;
-            }
-            Sight::Lost(why) => {
-                if self.screen.is_none() && self.lost.as_ref() != Some(&why) {
-                    say(&why);
-                }
-                self.lost = Some(why);
-            }
+        let news = self.seen.take(sight);
+        if self.screen.is_none() {
+            news.iter().for_each(|line| say(line));
         }
         self.draw();
     }
@@ -222,13 +239,39 @@ impl Watch {
             return;
         };
         let mut text = format!("master {}   Ctrl-C leaves\n", self.address);
-        if let Some(why) = &self.lost {
+        if let Some(why) = &self.seen.lost {
             text.push_str(&format!("{why}; what follows was seen before\n"));
         }
         text.push('\n');
-        if let Some(cluster) = &self.seen {
+        if let Some(cluster) = &self.seen.cluster {
             text.push_str(&output::cluster(cluster, paint()));
         }
         screen.show(&text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_types::ClusterId;
+
+    use super::*;
+
+    #[test]
+    fn a_master_that_goes_and_comes_back_is_told_of_both_times() {
+        let mut seen = Seen::default();
+        let sight = || {
+            Sight::Seen(Box::new(ClusterStatus {
+                cluster: ClusterId::new(1),
+                master_start: 1,
+                servers: Vec::new(),
+                volumes: Vec::new(),
+            }))
+        };
+        let lost = || Sight::Lost("cannot reach a master".to_owned());
+        assert!(seen.take(sight()).is_empty());
+        assert_eq!(seen.take(lost()), ["cannot reach a master"]);
+        assert!(seen.take(lost()).is_empty());
+        assert_eq!(seen.take(sight()), ["the master answers again"]);
+        assert!(seen.take(sight()).is_empty());
     }
 }

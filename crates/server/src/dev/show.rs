@@ -13,8 +13,8 @@ use super::{
 use crate::cli::{
     args::{HostPort, MASTER_DEFAULT},
     output::{self, Paint},
-    screen::{Changes, Screen, say, size, stamped},
-    watch::Sight,
+    screen::{Screen, say, size, stamped},
+    watch::{Seen, Sight},
 };
 
 /// Lines about what happened that the screen keeps.
@@ -28,10 +28,8 @@ pub(super) struct Show {
     master: HostPort,
     paint: Paint,
     screen: Option<Screen>,
-    changes: Changes,
     recent: VecDeque<String>,
-    seen: Option<Box<ClusterStatus>>,
-    lost: Option<String>,
+    seen: Seen,
 }
 
 impl Show {
@@ -42,10 +40,8 @@ impl Show {
             master: master.clone(),
             paint: crate::cli::paint(),
             screen: None,
-            changes: Changes::default(),
             recent: VecDeque::new(),
-            seen: None,
-            lost: None,
+            seen: Seen::default(),
         }
     }
 
@@ -150,22 +146,9 @@ impl Show {
 
     /// A look at the cluster.
     pub(super) fn sight(&mut self, sight: Sight) {
-        match sight {
-            Sight::Seen(cluster) => {
-                if self.screen.is_none() {
-                    for line in self.changes.news(&cluster) {
-                        say(&line);
-                    }
-                }
-                self.seen = Some(cluster);
-                self.lost = None;
-            }
-            Sight::Lost(why) => {
-                if self.screen.is_none() && self.lost.as_ref() != Some(&why) {
-                    say(&why);
-                }
-                self.lost = Some(why);
-            }
+        let news = self.seen.take(sight);
+        if self.screen.is_none() {
+            news.iter().for_each(|line| say(line));
         }
         self.draw();
     }
@@ -227,10 +210,10 @@ impl Show {
 
     fn status(&self, gap: &str) -> String {
         let mut text = String::new();
-        if let Some(why) = &self.lost {
+        if let Some(why) = &self.seen.lost {
             text.push_str(&format!("{why}; what follows was seen before\n{gap}"));
         }
-        if let Some(cluster) = &self.seen {
+        if let Some(cluster) = &self.seen.cluster {
             text.push_str(&output::cluster(cluster, self.paint));
         }
         text
@@ -268,10 +251,11 @@ mod tests {
             master: MASTER_DEFAULT.parse().unwrap(),
             paint: Paint::Plain,
             screen: None,
-            changes: Changes::default(),
             recent: news.iter().cloned().collect(),
-            seen: None,
-            lost: Some("the master does not answer".to_owned()),
+            seen: Seen {
+                lost: Some("the master does not answer".to_owned()),
+                ..Seen::default()
+            },
         };
         let full = show.full();
         let rows = full.lines().count();

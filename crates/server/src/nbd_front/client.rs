@@ -96,7 +96,7 @@ enum Stop {
 pub(super) enum Worth {
     /// It goes on.
     Kept,
-    /// The peer closed its side, and nobody reads the socket.
+    /// The peer closed its side, nobody reads the socket, and nothing moves.
     Gone,
     /// It neither sends nor takes what is due, and others wait for the room that it holds.
     Stalled,
@@ -197,10 +197,8 @@ impl Client {
             (self.moved, 0)
         };
         let stands_still = self.seen.1 >= LOOKS_MAX;
-        let is_gone = self.is_unwatched() && self.socket.is_hung_up();
-        let is_leaving = matches!(self.state, State::Leaving { .. });
-        // What it sent before its good-bye is answered, if that can be had at all.
-        if is_gone && (stands_still || !is_leaving) {
+        // What it sent before it closed, a good-bye perhaps, is taken and done as long as that gets on.
+        if stands_still && self.is_unwatched() && self.socket.is_hung_up() {
             return Worth::Gone;
         }
         // Its move: bytes of a write that it announced, or room for an answer.
