@@ -88,6 +88,13 @@ pub enum Recipe {
         /// How long it is down, in nanoseconds.
         down: u64,
     },
+    /// The master's process ends and starts again over an old copy of its store.
+    MasterRestored {
+        /// How old the copy is, in nanoseconds.
+        age: u64,
+        /// How long the master is down, in nanoseconds.
+        down: u64,
+    },
     /// Every connection of a server is reset.
     Reset {
         /// Whose.
@@ -261,6 +268,10 @@ pub const FAULTS: &[(&str, &str)] = &[
         "a server and the master cannot reach each other",
     ),
     ("master_crash", "the master's process ends and starts again"),
+    (
+        "master_restored",
+        "the master starts again over a copy of its store of 1.5 to 7 s before",
+    ),
     ("reset", "every connection of a server is reset"),
     ("slow_disk", "a disk is 5 to 200 times slower"),
     (
@@ -347,7 +358,11 @@ impl Recipe {
             12..=14 => Self::Isolate { aim, time },
             15 | 16 => Self::OneWay { aim, time },
             17 | 18 => Self::MasterUnreachable { aim, time },
-            19 | 20 => Self::MasterCrash { down: time },
+            19 => Self::MasterCrash { down: time },
+            20 => Self::MasterRestored {
+                age: long,
+                down: time,
+            },
             21 => Self::Reset { aim },
             22 | 23 => Self::SlowDisk {
                 aim,
@@ -449,6 +464,7 @@ impl Recipe {
             Self::OneWay { .. } => "one_way",
             Self::MasterUnreachable { .. } => "master_unreachable",
             Self::MasterCrash { .. } => "master_crash",
+            Self::MasterRestored { .. } => "master_restored",
             Self::Reset { .. } => "reset",
             Self::SlowDisk { .. } => "slow_disk",
             Self::Diverge { .. } => "diverge",
@@ -520,6 +536,10 @@ pub(crate) enum Act {
     Break(Party, Party),
     MasterKill,
     MasterStart,
+    /// Copies the master's store.
+    MasterCopy,
+    /// Starts the master over the copy.
+    MasterRestore,
     Slow(usize, u64),
     Stall(usize, u64),
     Hurry(Pace),

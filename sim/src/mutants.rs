@@ -343,6 +343,11 @@ pub const ALL: &[(&str, Mutant, &str)] = &[
         Mutant::Master(moorline_master::Mutant::PromotesOutsideInSync),
         "only a member in sync is promoted under `sync_all`",
     ),
+    (
+        "old_copy_believed",
+        Mutant::Master(moorline_master::Mutant::OldCopyBelieved),
+        "a restored master learns from the members first",
+    ),
 ];
 
 /// Bugs that 2,000 seeds did not find, and what would have to happen for them to show.

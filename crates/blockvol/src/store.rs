@@ -126,6 +126,12 @@ impl Store {
         self.log.fork_pins();
     }
 
+    /// Bytes of its log ring.
+    #[must_use]
+    pub const fn log_bytes(&self) -> u64 {
+        self.layout.log_bytes
+    }
+
     /// Where buffers come from.
     #[must_use]
     pub const fn pool(&self) -> &BufferPool {

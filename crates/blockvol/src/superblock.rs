@@ -6,7 +6,8 @@
 
 use moorline_types::{
     AssignmentLine, BlockCount, BootId, ClusterId, ConfigVersion, Epoch, EpochStart, GivenUp,
-    GivenUpWhy, Lsn, LsnRange, OpenCount, Opening, Openings, ServerId, StoreId, VolumeId,
+    GivenUpWhy, Lsn, LsnRange, MasterRun, OpenCount, Opening, Openings, ServerId, StoreId,
+    VolumeId,
 };
 use moorline_wal::LogAnchor;
 
@@ -31,7 +32,7 @@ const HISTORY_MAX: usize = 2048;
 
 const FIXED_BYTES: usize = 256;
 /// Where the fields of the fixed part end; zeroes follow.
-const HEAD_END: usize = 238;
+const HEAD_END: usize = 254;
 const CRC_AT: usize = 12;
 const LENGTH_AT: usize = 16;
 
@@ -91,6 +92,8 @@ pub struct Durable {
     pub committed: Lsn,
     /// The store was closed in order: nothing acknowledged was only in memory.
     pub clean_shutdown: bool,
+    /// The run of the master that its server heard of last; `None` before the first.
+    pub master: Option<MasterRun>,
     /// What was acknowledged from memory may be gone (`PROM-12`). Set by an open without a
     /// clean-shutdown mark; cleared once all that a primary holds was received again.
     pub memory_lost: bool,
@@ -200,6 +203,9 @@ impl Superblock {
         for name in names {
             out.u16(u16::try_from(name.len()).map_err(|_| Full)?);
         }
+        let master = self.durable.master.unwrap_or_default();
+        out.u64(master.instance);
+        out.u64(master.start);
         out.0.resize(FIXED_BYTES, 0);
         for name in names {
             out.bytes(name.as_bytes());
@@ -367,6 +373,7 @@ struct Head {
     line: usize,
     /// Bytes.
     names: [usize; 3],
+    master: MasterRun,
 }
 
 fn decode_head(fields: &mut Decoder<'_>) -> Option<Head> {
@@ -397,6 +404,10 @@ fn decode_head(fields: &mut Decoder<'_>) -> Option<Head> {
         openings: fields.u32()? as usize,
         line: fields.u32()? as usize,
         names: [fields.u16()?, fields.u16()?, fields.u16()?].map(usize::from),
+        master: MasterRun {
+            instance: fields.u64()?,
+            start: fields.u64()?,
+        },
     };
     fields.bytes(FIXED_BYTES - HEAD_END)?;
     Some(head)
@@ -487,6 +498,8 @@ fn decode_durable(
         given_up,
         committed: head.committed,
         clean_shutdown: is_set(FLAG_CLEAN),
+        // The first run of a master is 1; older programs left zeroes here.
+        master: (head.master.start != 0).then_some(head.master),
         memory_lost: is_set(FLAG_MEMORY_LOST),
     };
     Ok((history, openings, durable))

@@ -11,9 +11,12 @@
 //! and each server has at most one transaction in flight; what comes meanwhile waits or is derived
 //! again afterwards. After any doubt about the store, nothing is proposed or told any more.
 
+mod backup;
 mod changes;
+mod consent;
 mod create;
 mod events;
+mod old_copy;
 mod reign;
 mod servers;
 mod view;
@@ -29,7 +32,7 @@ use crate::{
     config::MasterConfig,
     error::{StartError, StopReason},
     lease::LeaseTable,
-    record::{Key, MetaRecord, ServerRecord, Value, VolumePhase, VolumeRecord},
+    record::{Home, Key, MetaRecord, ServerRecord, Value, VolumePhase, VolumeRecord},
     store::{Change, CommitError, Expected, Loaded, RecordVersion, Stored, Txn, TxnId},
 };
 
@@ -128,6 +131,10 @@ pub struct StartFacts {
     pub unix_ms: u64,
     /// 128 random bits: every id made in this run derives from them.
     pub seed: u128,
+    /// Where the store's file is; `None` for a store that is no file.
+    pub home: Option<Home>,
+    /// The cluster that an empty store is to lead: its volumes are taken over from the members.
+    pub adopts: Option<ClusterId>,
 }
 
 /// A record in force and its version.
@@ -219,6 +226,7 @@ struct Pending {
 #[cfg_attr(feature = "simulation", derive(Clone))]
 enum Subject {
     Start,
+    Meta,
     Server(ServerId),
     Volume(VolumeId, Purpose),
 }
@@ -240,6 +248,8 @@ enum Purpose {
     Seen,
     /// A change that this server's request asked for: it is answered, the members told.
     Requested { link: LinkId, request_id: u64 },
+    /// What an operator agreed to: the command is answered, the members told.
+    Agreed { ask: AskId },
 }
 
 /// The master's rules.
@@ -249,6 +259,7 @@ pub struct Authority {
     config: MasterConfig,
     start: StartFacts,
     meta: MetaRecord,
+    meta_write: MetaWrite,
     phase: RunPhase,
     /// The latest instant that was handled: time never goes back in here.
     now: Instant,
@@ -261,6 +272,22 @@ pub struct Authority {
     leases: LeaseTable,
     /// Registrations that came before the start was recorded.
     early: Vec<(LinkId, Box<Register>)>,
+}
+
+/// The version of the master's own record, and what is on its way to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct MetaWrite {
+    version: RecordVersion,
+    wanted: Wanted,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wanted {
+    Nothing,
+    /// A transaction is in flight.
+    InFlight,
+    /// And another must follow it.
+    Again,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -284,23 +311,26 @@ impl Authority {
         loaded: Loaded,
         out: &mut Actions,
     ) -> Result<Self, StartError> {
-        let (meta, expected) = match loaded.get(&Key::Meta) {
-            None if loaded.is_empty() => (None, Expected::Absent),
+        let found = match loaded.get(&Key::Meta) {
+            None if loaded.is_empty() => None,
             Some(Stored {
                 version,
                 value: Value::Meta(meta),
-            }) => (Some(*meta), Expected::Version(*version)),
+            }) => Some((*version, meta.clone())),
             Some(_) | None => return Err(StartError::NoMeta),
         };
-        let meta = MetaRecord {
-            cluster: meta.map_or_else(|| ClusterId::new(start.seed), |meta| meta.cluster),
-            start: meta.map_or(0, |meta| meta.start) + 1,
-        };
+        let expected = found.as_ref().map(|(version, _)| *version);
+        let found = found.map(|(_, meta)| meta);
+        let (meta, old_copy) = old_copy::meta_at_start(found, &start)?;
         let mut this = Self {
             leases: LeaseTable::new(config.lease, config.lease_margin),
             config,
             start,
-            meta,
+            meta_write: MetaWrite {
+                version: expected.map_or(RecordVersion::FIRST, RecordVersion::next),
+                wanted: Wanted::InFlight,
+            },
+            meta: meta.clone(),
             phase: RunPhase::Starting,
             now: start.now,
             ids: 0,
@@ -312,11 +342,13 @@ impl Authority {
             early: Vec::new(),
         };
         this.take_over(loaded);
-        let value = Value::Meta(meta);
+        if let Some(why) = old_copy {
+            this.note_restored(&why);
+        }
         let change = Change {
             key: Key::Meta,
-            expected,
-            value: Some(value),
+            expected: expected.map_or(Expected::Absent, Expected::Version),
+            value: Some(Value::Meta(meta)),
         };
         this.propose(Subject::Start, vec![change], out);
         Ok(this)
@@ -388,8 +420,8 @@ impl Authority {
 
     /// The cluster and how often its master was started.
     #[must_use]
-    pub const fn meta(&self) -> MetaRecord {
-        self.meta
+    pub const fn meta(&self) -> &MetaRecord {
+        &self.meta
     }
 
     /// The committed record of a volume.
@@ -460,6 +492,12 @@ impl Authority {
         if self.phase != RunPhase::Running || volume.pending.is_some() {
             return;
         }
+        if self.is_unsettled(id) {
+            return self.reconcile_old_copy(id, out);
+        }
+        let Some(volume) = self.volumes.get(&id) else {
+            return;
+        };
         match volume.record.phase {
             VolumePhase::Creating { .. } => self.reconcile_creating(id, out),
             VolumePhase::RollingBack { .. } | VolumePhase::Deleting { .. } => {
@@ -533,7 +571,9 @@ impl Authority {
             return;
         }
         match pending.subject {
+            Subject::Meta => self.on_meta_recorded(out),
             Subject::Start => {
+                self.meta_write.wanted = Wanted::Nothing;
                 self.phase = RunPhase::Running;
                 for (link, register) in std::mem::take(&mut self.early) {
                     self.on_registered(link, register, out);
@@ -568,8 +608,9 @@ impl Authority {
                 let version = volume.version;
                 volume.version = Some(version.map_or(RecordVersion::FIRST, RecordVersion::next));
                 assert!(
-                    record.line.version() >= volume.record.line.version(),
-                    "lines only rise"
+                    record.line.version() >= volume.record.line.version()
+                        || record.instance != volume.record.instance,
+                    "lines only rise, but where an old copy's were never told"
                 );
                 volume.record = *record;
             }
@@ -584,6 +625,10 @@ impl Authority {
             Purpose::Seen => {}
             Purpose::Requested { link, request_id } => {
                 self.answer_recorded(id, link, request_id, out);
+                self.on_new_line(id, out);
+            }
+            Purpose::Agreed { ask } => {
+                self.answer_agreed(id, ask, out);
                 self.on_new_line(id, out);
             }
         }
@@ -602,7 +647,7 @@ impl Authority {
         };
         match pending.subject {
             // Somebody else started as this master.
-            Subject::Start => self.stop(StopReason::Superseded, out),
+            Subject::Start | Subject::Meta => self.stop(StopReason::Superseded, out),
             Subject::Server(server) => self.on_server_lost(&server, current, out),
             Subject::Volume(id, purpose) => self.on_volume_lost(id, purpose, current, out),
         }
@@ -635,11 +680,47 @@ impl Authority {
             }
         }
         self.minting_over(id);
-        if let Purpose::Requested { link, request_id } = purpose {
-            self.answer_lost(id, link, request_id, out);
+        match purpose {
+            Purpose::Requested { link, request_id } => {
+                self.answer_lost(id, link, request_id, out);
+            }
+            Purpose::Agreed { ask } => self.answer_agreement_lost(id, ask, out),
+            Purpose::Intend
+            | Purpose::Complete
+            | Purpose::Withdraw
+            | Purpose::Forget
+            | Purpose::Line
+            | Purpose::Seen => {}
         }
         self.on_new_line(id, out);
         self.reconcile(id, out);
+    }
+
+    /// Records the master's own record anew.
+    fn write_meta(&mut self, out: &mut Actions) {
+        if self.meta_write.wanted != Wanted::Nothing {
+            self.meta_write.wanted = Wanted::Again;
+            return;
+        }
+        let expected = self.meta_write.version;
+        self.meta_write = MetaWrite {
+            version: expected.next(),
+            wanted: Wanted::InFlight,
+        };
+        let change = Change {
+            key: Key::Meta,
+            expected: Expected::Version(expected),
+            value: Some(Value::Meta(self.meta.clone())),
+        };
+        self.propose(Subject::Meta, vec![change], out);
+    }
+
+    fn on_meta_recorded(&mut self, out: &mut Actions) {
+        let again = self.meta_write.wanted == Wanted::Again;
+        self.meta_write.wanted = Wanted::Nothing;
+        if again {
+            self.write_meta(out);
+        }
     }
 
     fn stop(&mut self, reason: StopReason, out: &mut Actions) {

@@ -14,6 +14,8 @@
 //! | `authority/create.rs` | making and removing volumes |
 //! | `authority/view.rs` `authority/events.rs` | what operators are shown |
 //! | `succession.rs` | pure: when a reign ends, and who follows |
+//! | `restored.rs` `authority/old_copy.rs` | pure: what an old copy must learn first; learning it |
+//! | `authority/consent.rs` `authority/backup.rs` | what operators agree to; copies of the records |
 //! | `vote.rs` | pure: which store has its seat's vote |
 //! | `lease.rs` `placement.rs` | the master's leases, which servers take seats |
 //! | `record.rs` `store.rs` | what is kept, and the compare-and-set it is kept behind |
@@ -29,6 +31,7 @@ pub mod lease;
 mod mutants;
 pub mod placement;
 pub mod record;
+pub mod restored;
 mod service;
 pub mod store;
 pub mod succession;

@@ -9,6 +9,8 @@ moorline_types::mutants! {
         RestartKeepsEpoch,
         /// Under `sync_all` any member with a vote is promoted.
         PromotesOutsideInSync,
+        /// An old copy of the store is taken for the newest.
+        OldCopyBelieved,
     }
 
     /// The bugs planted in one master. None by default.

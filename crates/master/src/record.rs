@@ -1,11 +1,15 @@
 //! What the master keeps: one record per thing, each under a key and with a version.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use moorline_types::{
-    AssignmentLine, BootId, ClusterId, OpenCount, Opening, ServerId, StoreId, VolumeId,
+    AssignmentLine, BootId, ClusterId, Epoch, MasterRun, OpenCount, Opening, ServerId, StoreId,
+    VolumeId,
 };
-use moorline_wire::control::{EventRow, VoteState};
+use moorline_wire::control::{EventRow, Restored, VoteState};
 use serde::{Deserialize, Serialize};
 
 /// Where a record is.
@@ -66,12 +70,72 @@ impl Value {
 }
 
 /// Which master this is, and which run of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MetaRecord {
     /// The cluster: made at the first start.
     pub cluster: ClusterId,
     /// Raised durably at every start before anything is said.
     pub start: u64,
+    /// Which instance of the store this is: made with it, and anew whenever the store turns out to
+    /// be an old copy. Stores of older programs are instance 0.
+    #[serde(default)]
+    pub instance: u64,
+    /// The instances that it was a copy of.
+    #[serde(default)]
+    pub forebears: BTreeSet<u64>,
+    /// Where its file was at the last start.
+    #[serde(default)]
+    pub home: Option<Home>,
+    /// Marks a copy, with the time of its making in milliseconds since 1970; the start that finds
+    /// the mark takes it away.
+    #[serde(default)]
+    pub copied_at_unix_ms: Option<u64>,
+    /// When and why it was last found to be an old copy.
+    #[serde(default)]
+    pub restored: Option<Restored>,
+}
+
+impl MetaRecord {
+    /// The record of a store that was never started.
+    #[must_use]
+    pub const fn new(cluster: ClusterId, instance: u64) -> Self {
+        Self {
+            cluster,
+            start: 0,
+            instance,
+            forebears: BTreeSet::new(),
+            home: None,
+            copied_at_unix_ms: None,
+            restored: None,
+        }
+    }
+
+    /// The run that this record stands for.
+    #[must_use]
+    pub const fn run(&self) -> MasterRun {
+        MasterRun {
+            instance: self.instance,
+            start: self.start,
+        }
+    }
+
+    /// Whether a run is this one, or in its past.
+    #[must_use]
+    pub fn knows(&self, run: MasterRun) -> bool {
+        match run.instance == self.instance {
+            true => run.start <= self.start,
+            false => self.forebears.contains(&run.instance),
+        }
+    }
+}
+
+/// Where a store's file is: another place is a copy, or was moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Home {
+    /// The file system's device number.
+    pub device: u64,
+    /// The file's number in it.
+    pub inode: u64,
 }
 
 /// A server that registered.
@@ -106,6 +170,16 @@ pub struct VolumeRecord {
     pub seen: BTreeMap<ServerId, Seen>,
     /// The number of the last event that was given one.
     pub event_seq: u64,
+    /// The instance of the store in which the line is known to be the newest. Another one than the
+    /// store's: it may be old, and nobody is promoted by it (`MASTER-7`).
+    #[serde(default)]
+    pub instance: u64,
+    /// No epoch up to this one, by its assignment part, is minted any more: a lost store may have.
+    #[serde(default)]
+    pub epoch_floor: u64,
+    /// An operator accepted the losses of memory that epochs through this one announced.
+    #[serde(default)]
+    pub loss_accepted: Option<Epoch>,
 }
 
 /// Where a volume is in its life.

@@ -141,6 +141,46 @@ pub trait RecordStore {
     fn commit(&mut self, txn: &Txn) -> Result<(), CommitError>;
 }
 
+/// A record of a copy does not belong there.
+#[derive(Debug, thiserror::Error)]
+#[error("record {key} of the copy cannot be read")]
+pub struct BadCopy {
+    /// Its key.
+    pub key: String,
+    /// Where it went wrong, if it is no record.
+    #[source]
+    pub source: Option<serde_json::Error>,
+}
+
+/// A record as [`BackupPage`](moorline_wire::control::BackupPage) carries it.
+///
+/// # Errors
+///
+/// When it is none, or lies under another key than its own.
+pub fn decode_record(record: &(String, u64, String)) -> Result<(Key, Stored), BadCopy> {
+    let (text, version, json) = record;
+    let bad = |source| BadCopy {
+        key: text.clone(),
+        source,
+    };
+    let value: Value = serde_json::from_str(json).map_err(|error| bad(Some(error)))?;
+    let version = RecordVersion::new(*version);
+    let key = key_of(text, &value).ok_or_else(|| bad(None))?;
+    Ok((key, Stored { version, value }))
+}
+
+/// The key of a record that was found under `text`, if it belongs there.
+fn key_of(text: &str, value: &Value) -> Option<Key> {
+    let named = || {
+        let name = text.strip_prefix(NAME_PREFIX)?;
+        Some(Key::Name(name.to_owned()))
+    };
+    let key = value.key().or_else(named)?;
+    (key.to_string() == text).then_some(key)
+}
+
+const NAME_PREFIX: &str = "name/";
+
 /// What `current` becomes by `change`; an error when it is not as expected.
 fn checked(current: Option<RecordVersion>, change: &Change) -> Result<RecordVersion, ()> {
     let as_expected = match change.expected {

@@ -4,7 +4,7 @@
 //! safety is that no epoch is minted while the master's own lease runs.
 
 use moorline_types::{AckPoint, BootId, Epoch, Instant, Lsn, Policy, ServerId};
-use moorline_wire::control::{EventCause, FollowedPrimary, LineVersion, VoteState};
+use moorline_wire::control::{EventCause, FollowedPrimary, VoteState};
 
 use crate::config::Failover;
 
@@ -66,8 +66,6 @@ pub struct ReignView {
     pub better: Option<ServerId>,
     /// Whether `best_effort` may change its primary.
     pub failover: Failover,
-    /// A line that a member persisted and this master does not know.
-    pub unknown_line: Option<LineVersion>,
     /// Every seat, ascending.
     pub seats: Vec<SeatView>,
 }
@@ -100,9 +98,15 @@ pub struct Succession {
 /// Why a new reign cannot begin yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Hindrance {
-    /// A member persisted a line that this master never recorded: its store is an old copy, and who
-    /// is in sync is not known here.
-    OldCopy(LineVersion),
+    /// The master's store may be an old copy: too few seats have said what they know.
+    OldCopy {
+        /// Seats that did.
+        have: usize,
+        /// Seats that must.
+        need: usize,
+    },
+    /// Members have two lines of one version: two masters were at work.
+    TwoMasters,
     /// The master's lease runs until then.
     LeaseRuns(Instant),
     /// A majority of members does not say that it has lost the primary.
@@ -127,9 +131,6 @@ pub fn decide(now: Instant, view: &ReignView) -> Decision {
     let Some(cause) = view.cause else {
         return Decision::Keep;
     };
-    if let Some(line) = view.unknown_line {
-        return Decision::Wait(Hindrance::OldCopy(line));
-    }
     if let Some(until) = view.lease_until {
         return Decision::Wait(Hindrance::LeaseRuns(until));
     }

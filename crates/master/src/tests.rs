@@ -5,7 +5,9 @@
     reason = "a test looks for one variant among many"
 )]
 
+mod consent;
 mod creation;
+mod old_copy;
 mod properties;
 mod registration;
 mod reigns;

@@ -97,6 +97,7 @@ mod tests {
             openings,
             promised: Epoch::ZERO,
             line: None,
+            master: None,
         }
     }
 

@@ -65,7 +65,7 @@ enum Command {
     /// Run a whole cluster on this machine, with one volume to try
     Dev(dev::DevArgs),
     /// Run a master: it records volumes and says who is primary
-    Master(master::MasterArgs),
+    Master(Box<master::MasterArgs>),
     /// Run a volume server
     Serve(Box<serve::ServeArgs>),
     /// Create, list, show and delete volumes
@@ -115,7 +115,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command, out: &mut dyn Write) -> Result<Exit, CliError> {
     match command {
         Command::Dev(args) => dev::run(args),
-        Command::Master(args) => master::run(&args),
+        Command::Master(args) => master::run(*args, out),
         Command::Serve(args) => serve::run(&args, out),
         Command::Volume(command) => volume::run(command, out),
         Command::Status(args) => status::run(&args, out),

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use moorline_types::ServerId;
+use moorline_types::{ClusterId, ServerId};
 pub use moorline_wire::hello::ClusterKey;
 
 /// How long a lease lasts unless said otherwise, in milliseconds.
@@ -78,6 +78,8 @@ pub struct MasterConfig {
     pub lease_ms: u32,
     /// Whether `best_effort` volumes fail over by themselves.
     pub failover: Failover,
+    /// The cluster that an empty directory is to lead: what its master knew comes from the servers.
+    pub adopt_cluster: Option<ClusterId>,
     /// How to log.
     pub log: LogSettings,
 }
@@ -285,6 +287,7 @@ impl MasterConfig {
             exposure: Exposure::Guarded,
             lease_ms: LEASE_MS_DEFAULT,
             failover: Failover::Ask,
+            adopt_cluster: None,
             log: LogSettings::default(),
         }
     }

@@ -124,6 +124,14 @@ async fn keep(
             tracing::debug!(%address, error = reason, "the master cannot be reached");
         } else {
             tracing::warn!(%address, error = reason, "the master cannot be reached; trying on");
+            if let (ConnectError::Refused(refusal), Some(cluster)) =
+                (&error, introduction.cluster())
+                && refusal.is_of_other_cluster()
+            {
+                tracing::warn!(
+                    "this server's stores belong to cluster {cluster}: put that cluster's master directory or a backup of it back; if both are lost, start a master on an empty directory with --adopt-cluster {cluster}"
+                );
+            }
             told = Some(reason);
         }
         tokio::select! {

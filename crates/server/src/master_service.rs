@@ -143,10 +143,21 @@ async fn serve(config: &MasterConfig) -> Result<(), MasterServiceError> {
         now: clock::now(),
         unix_ms: unix_ms(),
         seed: u128::from_ne_bytes(random_bytes()),
+        home: Some(store.home()?),
+        adopts: config.adopt_cluster,
     };
     let mut actions = Vec::new();
     let master = Master::start(rules(config), facts, loaded, &mut actions)?;
-    let meta = master.authority().meta();
+    let meta = master.authority().meta().clone();
+    let restored = meta
+        .restored
+        .filter(|found| found.at_unix_ms == facts.unix_ms);
+    if let Some(restored) = restored {
+        tracing::warn!(
+            why = %restored.why,
+            "the master's store may be an old copy: no primary changes until the replicas said what they know; see `moorline status`"
+        );
+    }
     let boot = BootId::new(u128::from_ne_bytes(random_bytes()));
     let introduction = Arc::new(Introduction::new(
         Identity::Master { boot },

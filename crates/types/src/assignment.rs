@@ -29,6 +29,26 @@ impl fmt::Display for NoQuorum {
     }
 }
 
+/// One run of one master: which instance of its store, and how often that was started.
+///
+/// A store that turns out to be an old copy begins another instance. Members remember the run that
+/// they heard of last, so that a master which never was that run learns that its store is old.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, Default,
+)]
+pub struct MasterRun {
+    /// Made with the store, and anew whenever the store is found to be an old copy.
+    pub instance: u64,
+    /// Raised durably at every start.
+    pub start: u64,
+}
+
+impl fmt::Display for MasterRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}.{}", self.instance, self.start)
+    }
+}
+
 /// One seat of a volume's member set and what is recorded about who sits there.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Member {

@@ -102,6 +102,19 @@ impl ConfigVersion {
             None => panic!("config versions ran out"),
         }
     }
+
+    /// The version that lies so many changes above.
+    ///
+    /// # Panics
+    ///
+    /// After 2^64 - 1 changes.
+    #[must_use]
+    pub const fn above(self, changes: u64) -> Self {
+        match self.0.checked_add(changes) {
+            Some(value) => Self(value),
+            None => panic!("config versions ran out"),
+        }
+    }
 }
 
 impl fmt::Display for ConfigVersion {

@@ -10,7 +10,7 @@
 //! | `time.rs` | [`Instant`], nanoseconds of a clock that the caller reads |
 //! | `geometry.rs` | 4 KiB blocks and ranges of them |
 //! | `given_up.rs` | [`GivenUp`]: records that a promotion gave up |
-//! | `assignment.rs` | [`AssignmentLine`], [`Member`]: the newest recorded line about a volume |
+//! | `assignment.rs` | [`AssignmentLine`], [`Member`]: the newest recorded line about a volume; [`MasterRun`] |
 //! | `openings.rs` | [`Openings`]: which boot made which opening of a store |
 //! | `policy.rs` | [`Policy`], [`AckPoint`]: when a write may be acknowledged |
 //! | `payload.rs` | [`PageBuf`], [`Payload`], [`BufferPool`]: aligned, pooled, shared bytes |
@@ -31,7 +31,7 @@ mod payload;
 mod policy;
 mod time;
 
-pub use assignment::{AssignmentLine, Member, NoQuorum};
+pub use assignment::{AssignmentLine, MasterRun, Member, NoQuorum};
 pub use device_op::{
     DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome, OpId, OpOwner, WriteMode,
 };

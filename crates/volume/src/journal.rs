@@ -159,7 +159,7 @@ pub enum Happening {
 /// What follows a loss of acknowledged records.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum AfterLoss {
-    /// Nobody is served: an operator restarts the servers with `on-volatile-loss = "continue"`.
+    /// Nobody is served until an operator accepts the loss.
     WaitsForOperator,
     /// The server was told to go on with what is left.
     GoesOn,

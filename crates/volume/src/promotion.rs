@@ -184,6 +184,8 @@ pub struct Round<'a> {
     pub now: Instant,
     /// Whether clients wait for an operator when acknowledged records may be lost.
     pub on_volatile_loss: OnVolatileLoss,
+    /// An operator accepted the losses that marks of epochs through this one announced.
+    pub loss_accepted: Option<Epoch>,
     /// Planted bugs.
     pub mutants: Mutants,
 }
@@ -385,11 +387,15 @@ fn given_up(
     for given_up in &mut known {
         // What no mark of the best log announces is announced by its own, with its first cause;
         // and for what clients wait they go on waiting.
-        if !losses::is_announced(given_up, &best.history) || stands.contains(given_up) {
-            given_up.mark = round.epoch;
+        let stood = stands.contains(given_up);
+        if !losses::is_announced(given_up, &best.history) || stood {
             if given_up.why.is_volatile() {
-                given_up.why = volatile_why(round.on_volatile_loss);
+                given_up.why = match is_accepted(round, given_up, stood) {
+                    true => GivenUpWhy::VolatileCleared,
+                    false => volatile_why(round.on_volatile_loss),
+                };
             }
+            given_up.mark = round.epoch;
         }
     }
     let new = [
@@ -420,6 +426,17 @@ fn given_up(
         return Err(losses::GivenUpFull);
     }
     Ok(known)
+}
+
+/// Whether an operator accepted this very loss: one that a mark had announced, and that stood. What
+/// a candidate finds beyond it, nobody had seen.
+fn is_accepted(round: &Round<'_>, given_up: &GivenUp, stood: bool) -> bool {
+    let Some(through) = round.loss_accepted else {
+        return false;
+    };
+    // A candidate that carried it as cleared may have died before its mark reached anyone.
+    let cleared = given_up.why == GivenUpWhy::VolatileCleared && given_up.epoch <= through;
+    cleared || (stood && given_up.mark <= through)
 }
 
 const fn volatile_why(on_volatile_loss: OnVolatileLoss) -> GivenUpWhy {

@@ -40,7 +40,7 @@ use moorline_types::{
 use moorline_wal::ReadId;
 use moorline_wire::{
     ImageState, MemoryState, Message, Promised, ReplicaFacts, VolumeHeader, VolumeMessage,
-    VoteClaim,
+    VoteClaim, control::LineVersion,
 };
 
 pub(crate) use self::{
@@ -142,6 +142,11 @@ pub struct Replica {
     /// The number of the last session with a peer, in any reign of this opening.
     sessions: u64,
     lease_urge: LeaseUrge,
+    /// The newest line that the master said on the connection that stands.
+    told: Option<LineVersion>,
+    /// An operator accepted the losses that marks of epochs through this one announced, by the
+    /// master's word.
+    loss_accepted: Option<Epoch>,
     stopping: Stopping,
 }
 
@@ -212,6 +217,8 @@ impl Replica {
             mending: Mending::default(),
             sessions: 0,
             lease_urge: LeaseUrge::None,
+            told: None,
+            loss_accepted: None,
             stopping: Stopping::No,
             store,
         };

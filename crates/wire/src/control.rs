@@ -14,13 +14,14 @@ use moorline_types::{
 use serde::{Deserialize, Serialize};
 
 pub use report::{
-    DamageReport, FollowedPrimary, LimitedBy, LineVersion, LogHolder, MarkState, PeerReport,
-    PeerState, PinKind, PinReport, ReplicaReport, ReplicaRole, Serving, SessionCause, SessionKind,
-    SessionPhase, SessionReport, SlowWrites, StoreReport,
+    DamageReport, FollowedPrimary, KnownLine, LimitedBy, LineVersion, LogHolder, MarkState,
+    PeerReport, PeerState, PinKind, PinReport, ReplicaReport, ReplicaRole, Serving, SessionCause,
+    SessionKind, SessionPhase, SessionReport, SlowWrites, StoreReport,
 };
 pub use status::{
     ClusterStatus, EventCause, EventKind, EventRow, Health, PinStatus, ReplicaState, ReplicaStatus,
-    ServerState, ServerStatus, SessionStatus, VolumeStatus, VolumeSummary, VoteState,
+    Restored, RestoredWhy, ServerState, ServerStatus, SessionStatus, UnknownVolume, VolumeStatus,
+    VolumeSummary, VoteState,
 };
 
 /// From a volume server to the master.
@@ -259,8 +260,11 @@ pub enum MasterToServer {
     Registered {
         /// The cluster.
         cluster: ClusterId,
-        /// How often the master was started: with `cluster`, which run of which master this is.
+        /// How often the master was started: with `instance`, which run of which master this is.
         start: u64,
+        /// Which instance of its store.
+        #[serde(default)]
+        instance: u64,
         /// How often to send heartbeats, in milliseconds.
         heartbeat_ms: u32,
     },
@@ -272,6 +276,9 @@ pub enum MasterToServer {
         line: AssignmentLine,
         /// Whether this epoch may begin although acknowledged writes may be lost.
         consent: LossConsent,
+        /// An operator accepted the losses of memory that epochs through this one announced.
+        #[serde(default)]
+        loss_accepted: Option<Epoch>,
     },
     /// Answers one heartbeat; also says that the master is there.
     Leases {
@@ -348,7 +355,9 @@ pub enum RegisterRefusal {
         by: ServerId,
     },
     /// Its stores belong to another cluster.
-    #[error("the stores belong to cluster {theirs}, this master leads {ours}")]
+    #[error(
+        "the stores belong to cluster {theirs}, this master leads {ours}: put that cluster's master directory or a backup of it back; if both are lost, start a master on an empty directory with --adopt-cluster {theirs}"
+    )]
     WrongCluster {
         /// This master's.
         ours: ClusterId,
@@ -450,6 +459,24 @@ pub enum ClientRequest {
         /// Only events with a higher number; 0 for all that are kept.
         after: u64,
     },
+    /// Go on without acknowledged writes that were only in memory and may be gone.
+    AcceptLoss {
+        /// The volume's name.
+        name: String,
+    },
+    /// Take over the newest line that was reported of a volume, though this master is an old copy
+    /// and not enough seats reported theirs.
+    Overrule {
+        /// The volume's name.
+        name: String,
+        /// Whether losing what nobody reported is agreed to.
+        consent: LossConsent,
+    },
+    /// Part of the master's records, for a copy of its store.
+    Backup {
+        /// Only records whose keys come after this one; `None` begins.
+        after: Option<String>,
+    },
 }
 
 /// A volume to be made.
@@ -490,8 +517,37 @@ pub enum ClientResponse {
     Cluster(Box<ClusterStatus>),
     /// Events, oldest first.
     Events(Vec<EventRow>),
+    /// The loss is accepted: the next epoch opens without it.
+    LossAccepted {
+        /// The volume's name.
+        name: String,
+        /// The last epoch whose losses are accepted.
+        through: Epoch,
+    },
+    /// The volume goes on above this line.
+    Overruled {
+        /// The volume's name.
+        name: String,
+        /// The line that was taken over.
+        line: LineVersion,
+        /// The seats that had reported theirs.
+        reported: Vec<ServerId>,
+        /// The seats that had not.
+        missing: Vec<ServerId>,
+    },
+    /// Some records.
+    Backup(BackupPage),
     /// It was not done.
     Failed(ClientError),
+}
+
+/// Some of the master's records, in the order of their keys.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BackupPage {
+    /// Each record: its key, its version and its JSON.
+    pub records: Vec<(String, u64, String)>,
+    /// Whether there are no more.
+    pub is_last: bool,
 }
 
 /// Why an operator's request was not done.
@@ -580,9 +636,44 @@ pub enum ClientError {
         /// The name.
         name: String,
     },
+    /// No loss of acknowledged writes stands in the way.
+    #[error("nothing is held back by a loss of acknowledged writes on `{name}`: nothing was done")]
+    NoLoss {
+        /// The name.
+        name: String,
+    },
+    /// The volume's records are current.
+    #[error("the master's records of `{name}` are current: there is nothing to overrule")]
+    NothingToOverrule {
+        /// The name.
+        name: String,
+    },
+    /// Not every seat that counts has reported what it knows.
+    #[error(
+        "the master's records of `{name}` may be old, and {} of {need} replicas have reported theirs (missing: {}): start the missing servers, or give --accept-loss to go on with what is reported, which loses what only they know",
+        reported.len(), names(missing)
+    )]
+    NotSettled {
+        /// The name.
+        name: String,
+        /// Who reported.
+        reported: Vec<ServerId>,
+        /// Who did not.
+        missing: Vec<ServerId>,
+        /// How many must.
+        need: u32,
+    },
     /// The master's store failed.
     #[error("the master's store failed: see its log, then restart it")]
     MasterFailed,
+}
+
+fn names(servers: &[ServerId]) -> String {
+    let names: Vec<&str> = servers.iter().map(ServerId::as_str).collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    }
 }
 
 impl ClientError {
@@ -595,12 +686,14 @@ impl ClientError {
             | Self::BadSize { .. }
             | Self::BadLogSize { .. }
             | Self::BadReplicas { .. } => 2,
-            Self::InUse { .. } => 5,
+            Self::InUse { .. } | Self::NotSettled { .. } => 5,
             Self::TooFewServers { .. }
             | Self::Exists { .. }
             | Self::Busy { .. }
             | Self::CreateFailed { .. }
             | Self::ServerLost { .. }
+            | Self::NoLoss { .. }
+            | Self::NothingToOverrule { .. }
             | Self::MasterFailed => 1,
         }
     }

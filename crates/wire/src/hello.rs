@@ -242,6 +242,17 @@ pub enum HelloError {
     Over,
 }
 
+impl HelloError {
+    /// Whether the two sides belong to different clusters.
+    #[must_use]
+    pub const fn is_of_other_cluster(&self) -> bool {
+        matches!(
+            self,
+            Self::ByUs(HelloRefusal::Cluster { .. }) | Self::ByPeer(HelloRefusal::Cluster { .. })
+        )
+    }
+}
+
 impl fmt::Display for HelloRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

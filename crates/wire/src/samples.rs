@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use moorline_types::{
     AckPoint, AssignmentLine, BlockCount, BlockIndex, BootId, BufferPool, ClusterId, ConfigVersion,
-    Epoch, EpochStart, GivenUp, GivenUpWhy, Lsn, LsnRange, Member, NoQuorum, OpenCount, Opening,
-    Openings, Payload, Policy, ServerId, StoreId, VolumeId,
+    Epoch, EpochStart, GivenUp, GivenUpWhy, Lsn, LsnRange, MasterRun, Member, NoQuorum, OpenCount,
+    Opening, Openings, Payload, Policy, ServerId, StoreId, VolumeId,
 };
 
 use crate::{control::*, hello::*, message::*};
@@ -251,6 +251,14 @@ fn report() -> ReplicaReport {
             repaired: 1,
             lost: 2,
         },
+        master: Some(MasterRun {
+            instance: 7,
+            start: 2,
+        }),
+        known_line: Some(Box::new(KnownLine {
+            line: line(),
+            log_bytes: 1 << 28,
+        })),
     }
 }
 
@@ -283,6 +291,7 @@ fn control_messages() -> Vec<Message> {
         to_server(MasterToServer::Registered {
             cluster: ClusterId::new(1),
             start: 2,
+            instance: 7,
             heartbeat_ms: 500,
         }),
         to_server(MasterToServer::Refused(RegisterRefusal::DuplicateServer {
@@ -291,6 +300,7 @@ fn control_messages() -> Vec<Message> {
         to_server(MasterToServer::Assignment {
             line: line(),
             consent: LossConsent::No,
+            loss_accepted: Some(Epoch::new(2, 0)),
         }),
         to_server(MasterToServer::Leases {
             heartbeat_seq: 1,

@@ -69,6 +69,11 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
             cut_off(aimed(aim, dice), &[Party::Master], (0, time), dice)
         }
         Recipe::MasterCrash { down } => vec![(0, Act::MasterKill), (down, Act::MasterStart)],
+        Recipe::MasterRestored { age, down } => vec![
+            (0, Act::MasterCopy),
+            (age, Act::MasterKill),
+            (age + down, Act::MasterRestore),
+        ],
         Recipe::Reset { aim } => {
             let s = aimed(aim, dice);
             let broken = others(s).map(|o| (0, Act::Break(Party::Server(s), Party::Server(o))));

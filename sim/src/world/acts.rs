@@ -81,6 +81,8 @@ impl World {
             Act::Break(a, b) => self.break_between(a, b),
             Act::MasterKill => self.end_master(),
             Act::MasterStart => self.start_master(),
+            Act::MasterCopy => self.copy_master(),
+            Act::MasterRestore => self.restore_master(),
             Act::Slow(s, factor) => self.hosts[s].slow = factor,
             Act::Stall(s, time) => self.hosts[s].stall = time,
             Act::Hurry(pace) => self.pace = pace,

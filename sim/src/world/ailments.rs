@@ -58,6 +58,8 @@ impl World {
             | Act::Break(..)
             | Act::MasterKill
             | Act::MasterStart
+            | Act::MasterCopy
+            | Act::MasterRestore
             | Act::Slow(..)
             | Act::Stall(..)
             | Act::Hurry(_)

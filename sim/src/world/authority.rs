@@ -31,6 +31,8 @@ const OPERATOR: ConnId = ConnId(0);
 pub(super) struct MasterHost {
     master: Option<Master>,
     store: MemoryStore,
+    /// What a backup holds.
+    copy: Option<MemoryStore>,
     pub(super) life: u32,
     clock: Clock,
     wake_at: Option<u64>,
@@ -42,6 +44,7 @@ impl MasterHost {
         Self {
             master: None,
             store: MemoryStore::new(),
+            copy: None,
             life: 0,
             clock,
             wake_at: None,
@@ -67,6 +70,8 @@ impl World {
             now: self.master.clock.read(self.now),
             unix_ms: 1_700_000_000_000,
             seed: self.dice.wide(),
+            home: None,
+            adopts: None,
         };
         let config = MasterConfig {
             log_bytes_min: 64 << 10,
@@ -95,6 +100,40 @@ impl World {
             self.master.store.crash(kept);
             self.drop_conns_of(Party::Master, false);
         }
+    }
+
+    /// Makes a backup, as an operator does: what is durable, marked as a copy.
+    pub(super) fn copy_master(&mut self) {
+        let mut copy = MemoryStore::new();
+        for (key, stored) in self.master.store.durable() {
+            let mut stored = stored.clone();
+            if let Value::Meta(meta) = &mut stored.value {
+                meta.copied_at_unix_ms = Some(1);
+            }
+            copy.put((key.clone(), stored));
+        }
+        self.master.copy = Some(copy);
+    }
+
+    /// The master starts over its backup, if one was made.
+    pub(super) fn restore_master(&mut self) {
+        self.end_master();
+        if let Some(copy) = self.master.copy.take() {
+            self.line(|| "the master's store is an old copy".into());
+            *self.counts.notes.entry("master_restored").or_default() += 1;
+            self.master.store = copy;
+        }
+        self.start_master();
+    }
+
+    /// Whether the master waits to be told what it lost.
+    pub(super) fn is_master_unsettled(&self) -> bool {
+        let instance = self
+            .master
+            .master
+            .as_ref()
+            .map(|master| master.authority().meta().instance);
+        self.record().map(|record| record.instance) != instance
     }
 
     fn record(&self) -> Option<&VolumeRecord> {

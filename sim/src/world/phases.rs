@@ -129,6 +129,13 @@ impl World {
         if self.plan.on_loss == OnLoss::Stop && self.memory_may_be_gone() {
             return false;
         }
+        // A replaced store cannot say what the one before knew: an operator overrules.
+        if self.plan.policy != Policy::SyncQuorum
+            && self.is_master_unsettled()
+            && self.hosts.iter().any(|host| host.replaced)
+        {
+            return false;
+        }
         let sound = |host: &Host| {
             let replica = host
                 .node

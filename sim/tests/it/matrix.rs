@@ -2,6 +2,7 @@
 //! acknowledged is lost, nothing stale is read and nobody waits for ever, the oracle says of each.
 
 use moorline_sim::{Aim, Moment, OpClass, Reach, Recipe, Region, StrayKind};
+use moorline_types::Policy;
 
 use crate::stage::{MS, SECOND, Stage};
 
@@ -229,4 +230,36 @@ fn a_primary_that_was_stopped_answers_nothing_without_a_lease() {
         let pause = Recipe::Pause { aim: PRIMARY, time };
         Stage::of(8).at(2 * SECOND, pause).play();
     }
+}
+
+/// The primary is lost twice between the copy and its return, so that the copy lacks two reigns.
+#[test]
+fn a_restored_master_promotes_nobody_until_it_knows() {
+    let restored = Recipe::MasterRestored {
+        age: 9 * SECOND,
+        down: SECOND / 2,
+    };
+    let kill = Recipe::Kill {
+        aim: PRIMARY,
+        down: 3 * SECOND,
+    };
+    for policy in [Policy::SyncQuorum, Policy::SyncAll] {
+        for seed in 50..53 {
+            let play = Stage::of(seed).policy(policy, 3).at(SECOND, restored);
+            let play = play.at(2 * SECOND, kill).at(6 * SECOND, kill);
+            // And once more, under the master that learned what it had lost.
+            let play = play.at(14 * SECOND, kill).play();
+            play.saw("master_restored").failed_over();
+        }
+    }
+}
+
+#[test]
+fn a_restored_master_stops_nobody_whose_lease_the_members_grant() {
+    let restored = Recipe::MasterRestored {
+        age: 3 * SECOND,
+        down: 2 * SECOND,
+    };
+    let seen = Stage::of(54).at(2 * SECOND, restored).play();
+    seen.saw("master_restored").one_reign();
 }

@@ -110,12 +110,30 @@ impl<'a> Cluster<'a> {
 
     /// Starts the master.
     pub(crate) fn start_master(&mut self) -> Result<()> {
+        self.start_master_with(&[])
+    }
+
+    /// Starts the master with more arguments.
+    pub(crate) fn start_master_with(&mut self, more: &[&str]) -> Result<()> {
         let mut args: Vec<OsString> = vec!["master".into(), "--dir".into()];
-        args.push(self.ctx.path(self.master_name).into());
+        args.push(self.master_dir().into());
         args.extend(["--listen".into(), self.master_addr.to_string().into()]);
+        args.extend(more.iter().map(OsString::from));
         let log = self.ctx.path(&format!("{}.log", self.master_name));
         self.master = Some(self.spawn("master", Node::Master, args, &log)?);
         Ok(())
+    }
+
+    /// Where the master keeps its records.
+    pub(crate) fn master_dir(&self) -> PathBuf {
+        self.ctx.path(self.master_name)
+    }
+
+    /// Ends the master with SIGKILL.
+    pub(crate) fn kill_master(&mut self) {
+        if let Some(mut process) = self.master.take() {
+            process.kill();
+        }
     }
 
     /// Starts the binary on a node. What stands before it on the command line execs: the pid stays the binary's.

@@ -13,6 +13,7 @@ mod partition;
 mod paused;
 mod power_cut;
 mod replica;
+mod restored;
 
 use super::{Needs, Scenario};
 
@@ -113,6 +114,12 @@ pub(super) const ALL: &[Scenario] = &[
         about: "the primary is killed and restarted within its lease: never the same epoch again",
         needs: Needs::Nothing,
         run: failover::restarted,
+    },
+    Scenario {
+        name: "master-restored",
+        about: "the master comes back from a backup, then from nothing: it promotes nobody until it knows, nothing is lost",
+        needs: Needs::Nothing,
+        run: restored::run,
     },
     Scenario {
         name: "power-cut",

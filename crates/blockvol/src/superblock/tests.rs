@@ -90,6 +90,10 @@ fn full() -> Superblock {
             }],
             committed: lsn(48),
             clean_shutdown: true,
+            master: Some(MasterRun {
+                instance: 7,
+                start: 9,
+            }),
             memory_lost: true,
         },
     }

@@ -100,10 +100,15 @@ impl Authority {
         out: &mut Actions,
     ) {
         let request_id = request.id();
+        let unsettled = self.is_unsettled(id);
         let Some(volume) = self.volumes.get_mut(&id).filter(|v| v.version.is_some()) else {
             let reason = ChangeConfigRefusal::UnknownVolume;
             return self.answer_refused(id, link, request_id, reason, out);
         };
+        if unsettled {
+            // No answer is neither yes nor no: the primary asks again.
+            return;
+        }
         if volume.deferred.len() >= DEFERRED_MAX {
             volume.note_refused(server, &request);
             let reason = ChangeConfigRefusal::OtherVersion;

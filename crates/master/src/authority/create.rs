@@ -44,6 +44,17 @@ impl Authority {
             ClientRequest::VolumeStatus { name } => Some(self.volume_status(name)),
             ClientRequest::Status => Some(ClientResponse::Cluster(Box::new(self.cluster_status()))),
             ClientRequest::Events { name, after } => Some(self.events(name, after)),
+            ClientRequest::AcceptLoss { name } => match self.accept_loss(ask, name, out) {
+                Ok(()) => None,
+                Err(error) => Some(ClientResponse::Failed(error)),
+            },
+            ClientRequest::Overrule { name, consent } => {
+                match self.overrule(ask, name, consent, out) {
+                    Ok(()) => None,
+                    Err(error) => Some(ClientResponse::Failed(error)),
+                }
+            }
+            ClientRequest::Backup { after } => Some(ClientResponse::Backup(self.backup(after))),
         };
         if let Some(response) = answer {
             self.answer(ask, response, out);
@@ -91,6 +102,9 @@ impl Authority {
                 volume.asks.push(ask);
             }
             return Ok(None);
+        }
+        if self.is_reported_unknown(&request.name) {
+            return Err(ClientError::Exists { name: request.name });
         }
         let seats = self.place_seats(request.replicas)?;
         self.ids += 1;
@@ -222,6 +236,9 @@ impl Authority {
             phase: VolumePhase::Creating { operation },
             seen: BTreeMap::new(),
             event_seq: 0,
+            instance: self.meta.instance,
+            epoch_floor: 0,
+            loss_accepted: None,
         }
     }
 
@@ -480,6 +497,11 @@ impl Authority {
     pub(super) fn on_forgotten(&mut self, id: VolumeId) {
         self.volumes.remove(&id);
         self.leases.forget(id);
+        for server in self.servers.values_mut() {
+            if let Some(link) = server.link.as_mut() {
+                link.known.remove(&id);
+            }
+        }
     }
 
     /// Another master removed the volume, or took the name first.

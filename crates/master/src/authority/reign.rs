@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use moorline_types::{AssignmentLine, BootId, Epoch, Instant, Policy, ServerId, VolumeId};
+use moorline_types::{BootId, Epoch, Instant, Policy, ServerId, VolumeId};
 use moorline_wire::{
     ImageState, VoteClaim,
     control::{
-        EventCause, EventKind, LineVersion, MarkState, PrimaryFaultReason, PromotionFailure,
-        ReplicaReport, ReplicaRole, VoteState,
+        EventCause, EventKind, MarkState, PrimaryFaultReason, PromotionFailure, ReplicaReport,
+        ReplicaRole, VoteState,
     },
 };
 
@@ -58,6 +58,10 @@ impl Reign {
 
     pub(super) const fn is_minting(&self) -> bool {
         self.minting
+    }
+
+    pub(super) fn hinder(&mut self, hindrance: Hindrance) {
+        self.hindrance = Some(hindrance);
     }
 
     pub(super) const fn hindrance(&self) -> Option<Hindrance> {
@@ -175,7 +179,8 @@ impl Authority {
                     Hindrance::LeaseRuns(until) | Hindrance::LeftOut(until) => wake = Some(until),
                     // Another report, or another connection, changes these.
                     Hindrance::StillFollowed
-                    | Hindrance::OldCopy(_)
+                    | Hindrance::OldCopy { .. }
+                    | Hindrance::TwoMasters
                     | Hindrance::TooFewVoters { .. }
                     | Hindrance::NoCandidate
                     | Hindrance::NeedsConsent => {}
@@ -348,7 +353,6 @@ impl Authority {
             lease_until: self.leases.running(self.now, id),
             better: volume.reign.better.clone(),
             failover: self.config.failover,
-            unknown_line: self.unknown_line(id, line),
             seats: Vec::new(),
         };
         for member in &line.members {
@@ -365,17 +369,6 @@ impl Authority {
         }
         view.cause = self.cause(volume, &view);
         Some(view)
-    }
-
-    /// The newest line that a connected member persisted, if this master never recorded it.
-    fn unknown_line(&self, id: VolumeId, line: &AssignmentLine) -> Option<LineVersion> {
-        let ours = LineVersion {
-            epoch: line.epoch,
-            config: line.config,
-        };
-        let links = line.members.iter().filter_map(|m| self.up_link(&m.server));
-        let lines = links.filter_map(|link| link.stores.get(&id)?.line);
-        lines.max().filter(|newest| *newest > ours)
     }
 
     fn seat_link(&self, volume: &Volume, server: &ServerId) -> Option<SeatLink> {
@@ -421,6 +414,9 @@ impl Authority {
             && epoch == view.epoch
         {
             return Some(cause);
+        }
+        if volume.record.loss_accepted == Some(view.epoch) {
+            return Some(EventCause::LossAccepted);
         }
         let report = link.reports.get(&volume.record.line.volume)?;
         let acts_by_it = report.line.is_some_and(|line| line.epoch == view.epoch);
@@ -473,7 +469,8 @@ impl Authority {
         };
         let mut record = volume.record.clone();
         let line = &mut record.line;
-        let above = volume.reign.named.max(line.epoch);
+        let floor = Epoch::new(record.epoch_floor, 0);
+        let above = volume.reign.named.max(line.epoch).max(floor);
         let Some(assignment) = above.assignment().checked_add(1) else {
             return;
         };
@@ -553,13 +550,18 @@ fn move_endpoint(
     let same = member.data_addr == server.data_addr
         && member.control_addr == server.control_addr
         && member.nbd_addr == server.nbd_addr;
-    if same || server.endpoint_version <= member.endpoint_version {
+    if same {
         return false;
     }
+    // Where the connected server says that it is goes before a higher number in a line that was
+    // taken over: the master that gave that number is lost.
+    let version = server
+        .endpoint_version
+        .max(member.endpoint_version.saturating_add(1));
     member.data_addr.clone_from(&server.data_addr);
     member.control_addr.clone_from(&server.control_addr);
     member.nbd_addr.clone_from(&server.nbd_addr);
-    member.endpoint_version = server.endpoint_version;
+    member.endpoint_version = version;
     true
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use moorline_types::{BootId, Instant, Policy, ServerId, VolumeId};
 use moorline_wire::control::{
-    Heartbeat, LossConsent, MasterLease, MasterToServer, Register, RegisterRefusal, ReplicaReport,
-    ReplicaRole, ServerToMaster, StoreReport,
+    Heartbeat, KnownLine, LossConsent, MasterLease, MasterToServer, Register, RegisterRefusal,
+    ReplicaReport, ReplicaRole, ServerToMaster, StoreReport,
 };
 
 use super::{Actions, Authority, LinkId, MasterAction, RunPhase, Server, Subject, Versioned};
@@ -27,8 +27,11 @@ pub(super) struct Link {
     pub(super) phase: LinkPhase,
     pub(super) reports: BTreeMap<VolumeId, ReplicaReport>,
     pub(super) stores: BTreeMap<VolumeId, StoreReport>,
-    /// Stores that it is still opening, of volumes that it does not know yet.
-    pub(super) stores_opening: u32,
+    /// The newest lines that its stores persisted, where it said them.
+    pub(super) known: BTreeMap<VolumeId, KnownLine>,
+    /// Stores that it is still opening, of volumes that it does not know yet; `None` until the first
+    /// heartbeat.
+    pub(super) stores_opening: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,13 +81,16 @@ impl Authority {
             last_heard: self.now,
             phase: LinkPhase::Recording,
             reports: BTreeMap::new(),
-            stores_opening: 0,
+            stores_opening: None,
+            known: BTreeMap::new(),
             stores: stores.map(|store| (store.volume, store.clone())).collect(),
             register,
         };
         self.servers.entry(server.clone()).or_default().link = Some(link);
         self.links.insert(id, server.clone());
-        self.reconcile_server(&server, out);
+        if !self.learn_of_old_copy(&server, out) {
+            self.reconcile_server(&server, out);
+        }
     }
 
     fn refuse(&self, link: LinkId, refusal: RegisterRefusal, out: &mut Actions) {
@@ -204,6 +210,7 @@ impl Authority {
         let welcome = MasterToServer::Registered {
             cluster: self.meta.cluster,
             start: self.meta.start,
+            instance: self.meta.instance,
             heartbeat_ms,
         };
         self.tell(link, welcome, out);
@@ -229,7 +236,7 @@ impl Authority {
             return;
         };
         let line = &volume.record.line;
-        if line.primary.is_none() {
+        if line.primary.is_none() || self.is_unsettled(id) {
             return;
         }
         // A best-effort reign is minted only after somebody agreed, or where nothing can be lost.
@@ -240,6 +247,7 @@ impl Authority {
         let message = MasterToServer::Assignment {
             line: line.clone(),
             consent,
+            loss_accepted: volume.record.loss_accepted,
         };
         self.tell(link, message, out);
     }
@@ -319,9 +327,23 @@ impl Authority {
         for report in &heartbeat.volumes {
             link.stores.insert(report.volume, store_of(report));
         }
-        link.stores_opening = heartbeat.stores_opening;
+        link.stores_opening = Some(heartbeat.stores_opening);
         let reports = heartbeat.volumes.into_iter();
         link.reports = reports.map(|report| (report.volume, report)).collect();
+        for report in link.reports.values_mut() {
+            if let Some(line) = report.known_line.take() {
+                link.known.insert(report.volume, *line);
+            }
+        }
+        // A store that is gone takes its word with it.
+        let reports = &link.reports;
+        link.known.retain(|volume, _| reports.contains_key(volume));
+        if self.learn_of_old_copy(server, out) {
+            return;
+        }
+        let Some(link) = self.up_link(server) else {
+            return;
+        };
         let mut granted = Vec::new();
         let ids: Vec<VolumeId> = link.reports.keys().copied().collect();
         for id in &ids {
@@ -336,6 +358,7 @@ impl Authority {
         };
         self.tell(link_id, leases, out);
         self.reconcile_all_of(server, out);
+        self.adopt_unknown(out);
     }
 
     /// Grants the master's lease to the (server, boot) of the reign in force, unless that reign is
@@ -348,7 +371,8 @@ impl Authority {
         let report = self.up_link(server)?.reports.get(&id)?;
         let able = !matches!(report.role, ReplicaRole::Failed | ReplicaRole::Fenced);
         let lasting = !volume.reign.is_to_end(epoch) && !volume.reign.is_minting();
-        if !volume.is_live() || !holds || !able || !lasting {
+        let lasting = lasting && volume.record.loss_accepted != Some(epoch);
+        if !volume.is_live() || self.is_unsettled(id) || !holds || !able || !lasting {
             return None;
         }
         self.leases.grant(self.now, id, epoch);
@@ -369,6 +393,7 @@ fn store_of(report: &ReplicaReport) -> StoreReport {
         openings: report.openings.clone(),
         promised: report.promised,
         line: report.line,
+        master: report.master,
     }
 }
 

@@ -48,7 +48,7 @@ impl Authority {
 
     /// Whether the primary's epoch is open and it serves nobody all the same: that is so only while
     /// a loss of acknowledged writes stands (`PROM-10`).
-    fn waits_for_operator(&self, volume: &Volume) -> bool {
+    pub(super) fn waits_for_operator(&self, volume: &Volume) -> bool {
         let epoch = volume.record.line.epoch;
         self.primary_report(volume)
             .is_some_and(|report| has_mark(report, epoch) && report.serving == Serving::No)
@@ -136,13 +136,16 @@ impl Authority {
             VolumePhase::Creating { .. } => "its stores are being made",
             VolumePhase::RollingBack { .. } => "its creation failed and is being undone",
             VolumePhase::Deleting { .. } => "it is being deleted",
+            VolumePhase::Live if self.is_unsettled(volume.record.line.volume) => {
+                return Some(self.old_copy_words(volume));
+            }
             VolumePhase::Live if serving => {
                 let slow = self.primary_report(volume)?.writes_slowed?;
                 return Some(slow_words(slow));
             }
             VolumePhase::Live => match volume.reign.hindrance() {
-                Some(Hindrance::OldCopy(_)) => {
-                    "a replica knows a newer assignment than this master: the master's directory is an old copy, put the current one back"
+                Some(Hindrance::OldCopy { .. } | Hindrance::TwoMasters) => {
+                    "the master learns from the replicas what it lost"
                 }
                 Some(Hindrance::LeaseRuns(_)) => {
                     "the primary is gone and its lease has not run out yet"
@@ -165,7 +168,7 @@ impl Authority {
                     "a failover may lose acknowledged writes: start the primary's server, or the master with `--failover lossy`"
                 }
                 None if self.waits_for_operator(volume) => {
-                    "acknowledged writes that were only in memory may be lost: to go on without them, restart its servers with `on-volatile-loss = \"continue\"`"
+                    "acknowledged writes that were only in memory may be lost: to go on without them, `moorline volume accept-loss`"
                 }
                 None => "the primary's promotion is under way",
             },
@@ -185,7 +188,10 @@ impl Authority {
         };
         let Some(report) = link.reports.get(&id) else {
             let known = link.stores.contains_key(&id);
-            return if known || link.stores_opening > 0 || !volume.is_live() {
+            return if known
+                || link.stores_opening.is_some_and(|opening| opening > 0)
+                || !volume.is_live()
+            {
                 ReplicaState::Opening
             } else {
                 ReplicaState::Missing
@@ -246,6 +252,9 @@ impl Authority {
         ClusterStatus {
             cluster: self.meta.cluster,
             master_start: self.meta.start,
+            master_instance: format!("{:016x}", self.meta.instance),
+            master_restored: self.meta.restored.clone(),
+            unknown_volumes: self.unknown_volumes(),
             servers: self
                 .servers
                 .keys()

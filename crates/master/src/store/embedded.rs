@@ -1,17 +1,18 @@
 //! A store in one file, over redb: durable when `commit` comes back. This file acts.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 
-use super::{CommitError, Loaded, RecordStore, RecordVersion, Stored, Txn, checked};
-use crate::record::{Key, Value};
+use super::{CommitError, Loaded, RecordStore, RecordVersion, Stored, Txn, checked, key_of};
+use crate::record::{Home, Key, Value};
 
 /// Key as text -> JSON of {version, value}.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records-v1");
-
-const NAME_PREFIX: &str = "name/";
 
 /// The file's name inside the master's directory.
 pub const FILE_NAME: &str = "master.redb";
@@ -28,6 +29,21 @@ pub enum EmbeddedStoreError {
     /// The file cannot be opened.
     #[error("cannot open {path}")]
     Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<redb::Error>,
+    },
+    /// There is no store.
+    #[error("there is no master's store at {path}")]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A copy cannot be written.
+    #[error("cannot write {path}")]
+    Write {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -63,6 +79,7 @@ struct Row {
 /// The store in a file.
 #[derive(Debug)]
 pub struct EmbeddedStore {
+    path: PathBuf,
     database: Database,
 }
 
@@ -75,7 +92,7 @@ impl EmbeddedStore {
     pub fn open(directory: &Path) -> Result<Self, EmbeddedStoreError> {
         let path = directory.join(FILE_NAME);
         match Database::create(&path) {
-            Ok(database) => Ok(Self { database }),
+            Ok(database) => Ok(Self { path, database }),
             Err(redb::DatabaseError::DatabaseAlreadyOpen) => {
                 Err(EmbeddedStoreError::InUse { path })
             }
@@ -84,6 +101,80 @@ impl EmbeddedStore {
                 source: Box::new(source.into()),
             }),
         }
+    }
+
+    /// Where the store's file is.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be looked at.
+    pub fn home(&self) -> Result<Home, EmbeddedStoreError> {
+        let found = std::fs::metadata(&self.path);
+        let found = found.map_err(|error| EmbeddedStoreError::Open {
+            path: self.path.clone(),
+            source: Box::new(redb::Error::Io(error)),
+        })?;
+        Ok(Home {
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+
+    /// Writes a store of these records into a file that must not exist yet, durably.
+    ///
+    /// # Errors
+    ///
+    /// When there is such a file, or it cannot be written.
+    pub fn write_copy(path: &Path, records: &Loaded) -> Result<(), EmbeddedStoreError> {
+        let failed = |source: redb::Error| EmbeddedStoreError::Write {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        // Made here and by nobody else: a copy never writes over what is there.
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(|error| failed(redb::Error::Io(error)))?;
+        let written = Self::fill(file, records).map_err(failed);
+        if written.is_err() {
+            // Half a copy is none; what cannot be removed is named by the error.
+            let _removed = std::fs::remove_file(path);
+        }
+        written
+    }
+
+    fn fill(file: std::fs::File, records: &Loaded) -> Result<(), redb::Error> {
+        let database = Database::builder().create_file(file)?;
+        let transaction = database.begin_write()?;
+        {
+            let mut table = transaction.open_table(RECORDS)?;
+            for (key, stored) in records {
+                let row = Row {
+                    version: stored.version.get(),
+                    value: stored.value.clone(),
+                };
+                let bytes = serde_json::to_vec(&row)
+                    .map_err(|error| redb::Error::Io(std::io::Error::other(error)))?;
+                table.insert(key.to_string().as_str(), bytes.as_slice())?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Opens the store in `directory` that is there.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, another process has it open, or it cannot be opened.
+    pub fn open_existing(directory: &Path) -> Result<Self, EmbeddedStoreError> {
+        let path = directory.join(FILE_NAME);
+        if !path.is_file() {
+            return Err(EmbeddedStoreError::Missing { path });
+        }
+        Self::open(directory)
     }
 
     fn read_all(&self) -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
@@ -200,12 +291,7 @@ impl RecordStore for EmbeddedStore {
                     key: text.clone(),
                     source,
                 })?;
-            let named = || {
-                text.strip_prefix(NAME_PREFIX)
-                    .map(|n| Key::Name(n.to_owned()))
-            };
-            let key = row.value.key().or_else(named);
-            let Some(key) = key.filter(|key| key.to_string() == text) else {
+            let Some(key) = key_of(&text, &row.value) else {
                 return Err(EmbeddedStoreError::Misplaced { key: text });
             };
             let stored = Stored {

@@ -49,6 +49,11 @@ impl MemoryStore {
         }
     }
 
+    /// Puts a record there, whatever was: a copy is made.
+    pub fn put(&mut self, (key, stored): (Key, Stored)) {
+        self.durable.insert(key, stored);
+    }
+
     /// What is durable.
     #[must_use]
     pub const fn durable(&self) -> &Loaded {

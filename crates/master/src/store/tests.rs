@@ -5,8 +5,8 @@ use crate::record::{MetaRecord, ServerRecord};
 
 pub(crate) fn meta(start: u64) -> Value {
     Value::Meta(MetaRecord {
-        cluster: ClusterId::new(7),
         start,
+        ..MetaRecord::new(ClusterId::new(7), 1)
     })
 }
 

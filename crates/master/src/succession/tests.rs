@@ -59,7 +59,6 @@ fn view(policy: Policy, seats: Vec<SeatView>) -> ReignView {
         lease_until: None,
         better: None,
         failover: Failover::Safe,
-        unknown_line: None,
         seats,
     }
 }
@@ -277,21 +276,4 @@ fn the_first_reigns_are_spread() {
     first.seats[0].leads = 2;
     first.seats[1].leads = 1;
     assert_eq!(chosen(&first), Ok((3, vec![1, 2, 3])));
-}
-
-#[test]
-fn a_master_over_an_old_copy_mints_nothing() {
-    let mut view = view(
-        Policy::SyncQuorum,
-        vec![seat(1, 1, 1), seat(2, 1, 1), seat(3, 1, 1)],
-    );
-    let newer = LineVersion {
-        epoch: Epoch::new(9, 0),
-        config: moorline_types::ConfigVersion::new(1),
-    };
-    view.unknown_line = Some(newer);
-    assert_eq!(
-        chosen(&view),
-        Err(Decision::Wait(Hindrance::OldCopy(newer)))
-    );
 }

@@ -136,6 +136,7 @@ fn nobody_is_welcomed_before_the_record_is_durable() {
         sid(1),
         Sim {
             boot: BootId::new(1),
+            cluster: None,
             conn: None,
             stores: std::collections::BTreeMap::new(),
             port: 10,
@@ -178,7 +179,7 @@ fn a_changed_address_is_a_new_line_of_the_same_epoch() {
 #[test]
 fn a_restarted_master_is_the_same_cluster_and_another_start() {
     let mut world = World::new(1);
-    let before = world.master.as_ref().unwrap().authority().meta();
+    let before = world.master.as_ref().unwrap().authority().meta().clone();
     world.restart_master();
     let after = world.master.as_ref().unwrap().authority().meta();
     assert_eq!(after.cluster, before.cluster);

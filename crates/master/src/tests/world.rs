@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use moorline_types::{
-    AckPoint, AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Lsn, OpenCount, Opening,
-    Openings, Policy, ServerId, StoreId, VolumeId,
+    AckPoint, AssignmentLine, BootId, ClusterId, ConfigVersion, Epoch, Instant, Lsn, MasterRun,
+    OpenCount, Opening, Openings, Policy, ServerId, StoreId, VolumeId,
 };
 use moorline_wire::{ImageState, Message, VoteClaim, control::*, hello::Identity};
 
 use crate::{
     ConnId, Failover, Master, MasterConfig, ServiceAction, ServiceEvent, StartFacts, StopReason,
+    record::Home,
     store::{Txn, memory::MemoryStore},
 };
 
@@ -17,6 +18,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct Sim {
     pub(super) boot: BootId,
+    /// The cluster that it joined.
+    pub(super) cluster: Option<ClusterId>,
     pub(super) conn: Option<ConnId>,
     pub(super) stores: BTreeMap<VolumeId, SimStore>,
     pub(super) port: u16,
@@ -25,6 +28,10 @@ pub(super) struct Sim {
 #[derive(Clone, Debug)]
 pub(super) struct SimStore {
     pub(super) report: ReplicaReport,
+    /// The newest line, persisted.
+    pub(super) line: Option<AssignmentLine>,
+    /// What the master said on the connection that stands.
+    pub(super) told: Option<LineVersion>,
 }
 
 pub(super) struct World {
@@ -40,6 +47,10 @@ pub(super) struct World {
     pub(super) held: Vec<Txn>,
     pub(super) hold_commits: Hold,
     pub(super) starts: u64,
+    /// Where the master's file is.
+    pub(super) home: Option<Home>,
+    /// The cluster that an empty store is to lead.
+    pub(super) adopts: Option<ClusterId>,
     next_conn: u64,
     next_id: u128,
     /// Changes asked for: no number is given twice.
@@ -49,6 +60,8 @@ pub(super) struct World {
     /// Until when each reign's holder may take its lease as granted.
     pub(super) held_leases: BTreeMap<VolumeId, (Epoch, Instant)>,
     pub(super) highest: BTreeMap<VolumeId, Epoch>,
+    /// What was told last of losses that an operator accepted.
+    pub(super) accepted: BTreeMap<VolumeId, Option<Epoch>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,17 +101,21 @@ impl World {
             held: Vec::new(),
             hold_commits: Hold::No,
             starts: 0,
+            home: None,
+            adopts: None,
             next_conn: 0,
             next_id: 1_000,
             lines: BTreeMap::new(),
             held_leases: BTreeMap::new(),
             highest: BTreeMap::new(),
+            accepted: BTreeMap::new(),
         };
         world.start_master();
         for n in 1..=servers {
             let boot = BootId::new(world.fresh());
             let sim = Sim {
                 boot,
+                cluster: None,
                 conn: None,
                 stores: BTreeMap::new(),
                 port: u16::try_from(n).unwrap() * 10,
@@ -120,6 +137,8 @@ impl World {
             now: self.now,
             unix_ms: 1_700_000_000_000,
             seed: u128::from(self.starts) << 64,
+            home: self.home,
+            adopts: self.adopts,
         };
         let mut out = Vec::new();
         let loaded = self.store.durable().clone();
@@ -147,6 +166,44 @@ impl World {
         self.start_master();
         for n in 1..=u32::try_from(self.servers.len()).unwrap() {
             self.connect(n);
+        }
+    }
+
+    /// Another store is put in the master's place while it is down; servers come back by and by.
+    pub(super) fn restore(&mut self, copy: MemoryStore) {
+        self.crash_master(0);
+        self.store = copy;
+        self.start_master();
+    }
+
+    /// A copy of the store, as `moorline master backup` makes it.
+    pub(super) fn backup(&mut self) -> MemoryStore {
+        let mut copy = MemoryStore::new();
+        let mut after = None;
+        loop {
+            let request = ClientRequest::Backup { after };
+            let Some(ClientResponse::Backup(page)) = self.ask(request) else {
+                panic!("no page");
+            };
+            after = page.records.last().map(|(key, ..)| key.clone());
+            for record in &page.records {
+                copy.put(crate::store::decode_record(record).unwrap());
+            }
+            if page.is_last {
+                return copy;
+            }
+        }
+    }
+
+    /// Every server whose connection the master ended comes back, and says what it knows.
+    pub(super) fn come_back(&mut self, servers: &[u32]) {
+        for n in servers {
+            if self.servers[&sid(*n)].conn.is_none() {
+                self.connect(*n);
+            }
+        }
+        for n in servers {
+            self.heartbeat(*n);
         }
     }
 
@@ -204,7 +261,12 @@ impl World {
             return;
         };
         match &**message {
-            MasterToServer::Assignment { line, .. } => {
+            MasterToServer::Assignment {
+                line,
+                loss_accepted,
+                ..
+            } => {
+                self.accepted.insert(line.volume, *loss_accepted);
                 let key = (line.volume, line.epoch, line.config);
                 let before = self.lines.insert(key, line.clone());
                 assert!(
@@ -265,7 +327,7 @@ impl World {
         Register {
             server: sid(n),
             boot: sim.boot,
-            cluster: None,
+            cluster: sim.cluster,
             data_addr: format!("h:{}", sim.port),
             control_addr: format!("h:{}", sim.port + 1),
             nbd_addr: "h:10809".into(),
@@ -347,7 +409,18 @@ impl World {
 
     pub(super) fn heartbeat(&mut self, n: u32) {
         let sim = &self.servers[&sid(n)];
-        let volumes = sim.stores.values().map(|s| s.report.clone()).collect();
+        let volumes = sim.stores.values().map(|store| {
+            let mut report = store.report.clone();
+            let news = store.line.as_ref().filter(|_| store.told < report.line);
+            report.known_line = news.map(|line| {
+                Box::new(KnownLine {
+                    line: line.clone(),
+                    log_bytes: 1 << 20,
+                })
+            });
+            report
+        });
+        let volumes = volumes.collect();
         let heartbeat = Heartbeat {
             stores_opening: 0,
             seq: 1,
@@ -394,6 +467,8 @@ impl World {
                 let sim = self.servers.get_mut(name).unwrap();
                 let report = sim.stores.entry(line.volume).or_insert_with(|| SimStore {
                     report: fresh_report(line.volume, store, sim.boot),
+                    line: None,
+                    told: None,
                 });
                 let store = store_report(&report.report);
                 let volume = line.volume;
@@ -404,8 +479,20 @@ impl World {
                 self.say_on(conn, ServerToMaster::DeletedStore { volume });
             }
             MasterToServer::Assignment { line, .. } => self.obey_line(name, &line),
-            MasterToServer::Registered { .. }
-            | MasterToServer::Refused(_)
+            MasterToServer::Registered {
+                cluster,
+                start,
+                instance,
+                ..
+            } => {
+                let sim = self.servers.get_mut(name).unwrap();
+                sim.cluster = Some(cluster);
+                for store in sim.stores.values_mut() {
+                    store.report.master = Some(MasterRun { instance, start });
+                    store.told = None;
+                }
+            }
+            MasterToServer::Refused(_)
             | MasterToServer::Leases { .. }
             | MasterToServer::ChangeConfigDone { .. } => {}
         }
@@ -422,9 +509,11 @@ impl World {
             epoch: line.epoch,
             config: line.config,
         };
+        store.told = store.told.max(Some(version));
         if report.line.is_some_and(|have| have >= version) {
             return;
         }
+        store.line = Some(line.clone());
         let new_epoch = report.line.is_none_or(|have| have.epoch < line.epoch);
         report.line = Some(version);
         report.promised = line.epoch;
@@ -627,6 +716,7 @@ pub(super) fn store_report(report: &ReplicaReport) -> StoreReport {
         openings: report.openings.clone(),
         promised: report.promised,
         line: report.line,
+        master: report.master,
     }
 }
 
@@ -662,5 +752,7 @@ fn fresh_report(volume: VolumeId, store: StoreId, boot: BootId) -> ReplicaReport
         log_fill_percent: 0,
         writes_slowed: None,
         damage: moorline_wire::control::DamageReport::default(),
+        master: None,
+        known_line: None,
     }
 }

@@ -5,8 +5,8 @@ use std::{error::Error, fmt::Write as _, io, path::PathBuf, process::ExitCode};
 use moorline_wire::{control::ClientError, hello::ParseKeyError};
 
 use super::{
-    master_client::MasterClientError, process::config_exit, serve::file::ConfigFileError,
-    store::StoreError,
+    master::BackupError, master_client::MasterClientError, process::config_exit,
+    serve::file::ConfigFileError, store::StoreError,
 };
 use crate::{causes::Causes, config::ConfigError, dev::DevError};
 
@@ -97,6 +97,9 @@ pub enum CliError {
     /// A store could not be looked at.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The master's records could not be copied.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
     /// The local cluster could not be run.
     #[error(transparent)]
     Dev(#[from] DevError),
@@ -178,6 +181,7 @@ impl CliError {
             | Self::ConfigFile(_)
             | Self::Key(_) => Exit::Usage,
             Self::Store(error) => error.exit(),
+            Self::Backup(error) => error.exit(),
             Self::Dev(error) => error.exit(),
             Self::Process { exit, .. } => *exit,
             Self::Master(_) | Self::Setup { .. } | Self::Output(_) => Exit::Failed,
@@ -202,6 +206,7 @@ impl CliError {
                     .to_owned(),
             ),
             Self::Store(error) => error.advice(),
+            Self::Backup(error) => error.advice(),
             Self::Dev(error) => error.advice(),
             Self::Refused { .. }
             | Self::Conflict { .. }

@@ -1,8 +1,13 @@
 //! `moorline master`.
 
-use std::{net::SocketAddr, path::PathBuf};
+mod backup;
 
-use clap::{Args, ValueEnum};
+pub(super) use backup::BackupError;
+
+use std::{io::Write, net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use moorline_types::ClusterId;
 
 use super::{CliError, Exit, logging, master_client::read_key, serve::ParentArg};
 use crate::config::{
@@ -10,7 +15,22 @@ use crate::config::{
 };
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct MasterArgs {
+    #[command(subcommand)]
+    command: Option<MasterCommand>,
+    #[command(flatten)]
+    run: Option<RunArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+enum MasterCommand {
+    /// Copy a master's records into a file that can take the place of its store
+    Backup(backup::BackupArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
     /// Where its records lie
     #[arg(long)]
     dir: PathBuf,
@@ -37,6 +57,10 @@ pub(super) struct MasterArgs {
     /// Whether best_effort volumes change their primary by themselves
     #[arg(long, value_enum, default_value_t = FailoverKind::Ask)]
     failover: FailoverKind,
+    /// Lead this cluster, whose master's records are lost, from an empty directory: its volumes are
+    /// taken over from its servers
+    #[arg(long, value_name = "CLUSTER")]
+    adopt_cluster: Option<ClusterId>,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -95,7 +119,7 @@ impl LogArgs {
     }
 }
 
-impl MasterArgs {
+impl RunArgs {
     fn config(&self) -> Result<MasterConfig, CliError> {
         let mut config = MasterConfig::new(self.dir.clone(), self.listen);
         config.store = match self.store {
@@ -110,13 +134,24 @@ impl MasterArgs {
             FailoverKind::Ask => Failover::Ask,
             FailoverKind::Lossy => Failover::Lossy,
         };
+        config.adopt_cluster = self.adopt_cluster;
         self.log.put_over(&mut config.log);
         config.check()?;
         Ok(config)
     }
 }
 
-pub(super) fn run(args: &MasterArgs) -> Result<Exit, CliError> {
+pub(super) fn run(args: MasterArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    match (args.command, args.run) {
+        (Some(MasterCommand::Backup(args)), _) => backup::run(&args, out),
+        (None, Some(args)) => serve(&args),
+        (None, None) => Err(CliError::Missing {
+            keys: vec!["dir", "listen"],
+        }),
+    }
+}
+
+fn serve(args: &RunArgs) -> Result<Exit, CliError> {
     let config = args.config()?;
     args.parent.end_with_it()?;
     logging::init(&config.log)?;

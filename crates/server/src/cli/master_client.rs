@@ -438,7 +438,10 @@ pub fn accepted(response: ClientResponse) -> Result<ClientResponse, CliError> {
         | ClientResponse::Volume(_)
         | ClientResponse::Deleted { .. }
         | ClientResponse::Cluster(_)
-        | ClientResponse::Events(_) => Ok(response),
+        | ClientResponse::Events(_)
+        | ClientResponse::LossAccepted { .. }
+        | ClientResponse::Overruled { .. }
+        | ClientResponse::Backup(_) => Ok(response),
     }
 }
 

@@ -15,7 +15,7 @@ use clap::Args;
 use moorline_types::ServerId;
 use rustix::process::{Pid, Signal};
 
-use self::file::ConfigFile;
+use self::file::{ConfigFile, VolatileLossWord};
 use super::{
     CliError, Exit,
     args::{HostPort, parse_address},
@@ -91,6 +91,9 @@ pub(super) struct ServeArgs {
     /// Talk to other machines without a cluster key
     #[arg(long)]
     insecure: bool,
+    /// When acknowledged writes that were only in memory may be lost: serve nobody, or go on
+    #[arg(long, value_name = "WHAT", value_enum)]
+    on_volatile_loss: Option<VolatileLossWord>,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -187,9 +190,8 @@ impl ServeArgs {
             }
             config.exposure = Exposure::Insecure;
         }
-        config.on_volatile_loss = file
-            .on_volatile_loss
-            .map_or(OnVolatileLoss::Stop, Into::into);
+        let on_volatile_loss = self.on_volatile_loss.or(file.on_volatile_loss);
+        config.on_volatile_loss = on_volatile_loss.map_or(OnVolatileLoss::Stop, Into::into);
         config.device_access = file.io.map_or(DeviceAccess::Probe, Into::into);
         config.nbd_limits = match &file.nbd_limits {
             Some(limits) => limits.limits(),

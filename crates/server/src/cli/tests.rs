@@ -31,6 +31,13 @@ fn everything_of_the_contract_is_understood() {
          --policy sync_quorum --ack flushed --log-size 256MiB",
         "moorline master --dir d --listen 127.0.0.1:9400",
         "moorline master --dir d --listen 127.0.0.1:9400 --store embedded --failover lossy --lease-ms 500",
+        "moorline master --dir d --listen 127.0.0.1:9400 --adopt-cluster 000102030405060708090a0b0c0d0e0f",
+        "moorline master backup --to f",
+        "moorline master backup --to f --master [::1]:9400 --json",
+        "moorline master backup --dir d --to f",
+        "moorline volume accept-loss demo --json",
+        "moorline volume overrule demo --accept-loss",
+        "moorline serve --config f.toml --on-volatile-loss continue",
         "moorline serve --config f.toml",
         "moorline serve --print-config",
         "moorline serve --server-id s1 --dir d --master 127.0.0.1:9400 --data 127.0.0.1:1 \

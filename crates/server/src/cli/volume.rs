@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use moorline_types::{AckPoint, ByteCount, Policy};
-use moorline_wire::control::{ClientRequest, ClientResponse, CreateVolume, Health};
+use moorline_wire::control::{ClientRequest, ClientResponse, CreateVolume, Health, LossConsent};
 
 use super::{
     CliError, Exit,
@@ -36,6 +36,10 @@ pub(super) enum VolumeCommand {
     Status(NamedReadArgs),
     /// Delete a volume and all its data
     Delete(NamedArgs),
+    /// Go on without acknowledged writes that were only in memory and may be lost
+    AcceptLoss(NamedReadArgs),
+    /// Go on by what the connected replicas know, under a master restored from an old copy
+    Overrule(OverruleArgs),
 }
 
 #[derive(Debug, Args)]
@@ -93,12 +97,28 @@ pub(super) struct NamedArgs {
     master: MasterOptions,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct OverruleArgs {
+    /// The volume
+    name: String,
+    /// Agree to losing what only missing replicas know; without it this is refused
+    #[arg(long)]
+    accept_loss: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    master: MasterOptions,
+}
+
 pub(super) fn run(command: VolumeCommand, out: &mut dyn Write) -> Result<Exit, CliError> {
     match command {
         VolumeCommand::Create(args) => create(args, out),
         VolumeCommand::List(args) => list(&args, out),
         VolumeCommand::Status(args) => status(args, out),
         VolumeCommand::Delete(args) => delete(args, out),
+        VolumeCommand::AcceptLoss(args) => accept_loss(args, out),
+        VolumeCommand::Overrule(args) => overrule(args, out),
     }
 }
 
@@ -194,5 +214,59 @@ fn delete(args: NamedArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
         return Err(unexpected(&target));
     };
     writeln!(out, "volume {name} is deleted").map_err(CliError::Output)?;
+    Ok(Exit::Done)
+}
+
+fn accept_loss(args: NamedReadArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let target = args.master.target()?;
+    let request = ClientRequest::AcceptLoss { name: args.name };
+    let response = ask_once(&target, request, READ_LIMIT)?;
+    let ClientResponse::LossAccepted { name, through } = &response else {
+        return Err(unexpected(&target));
+    };
+    if args.json {
+        output::json(out, &response)?;
+    } else {
+        writeln!(
+            out,
+            "volume {name}: the loss announced through epoch {through} is accepted; the next epoch serves"
+        )
+        .map_err(CliError::Output)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn overrule(args: OverruleArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
+    let target = args.master.target()?;
+    let request = ClientRequest::Overrule {
+        name: args.name,
+        consent: match args.accept_loss {
+            true => LossConsent::Given,
+            false => LossConsent::No,
+        },
+    };
+    let response = ask_once(&target, request, READ_LIMIT)?;
+    let ClientResponse::Overruled {
+        name,
+        line,
+        reported,
+        missing,
+    } = &response
+    else {
+        return Err(unexpected(&target));
+    };
+    if args.json {
+        output::json(out, &response)?;
+    } else {
+        writeln!(
+            out,
+            "volume {name}: goes on above epoch {}, config {}, as {} reported it; not heard: {}",
+            line.epoch,
+            line.config,
+            output::names(reported),
+            output::names(missing)
+        )
+        .map_err(CliError::Output)?;
+    }
     Ok(Exit::Done)
 }

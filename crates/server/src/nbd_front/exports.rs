@@ -106,7 +106,7 @@ impl Exports for ExportTable {
             Some(ExportState::VolatileLoss) => Lookup::Elsewhere {
                 message: format!(
                     "volume `{name}` is stopped: acknowledged writes that were only in memory may be lost; \
-                     to go on without them, restart its servers with `on-volatile-loss = \"continue\"`"
+                     to go on without them, `moorline volume accept-loss`"
                 ),
             },
             Some(ExportState::Gone) | None => Lookup::Unknown,
@@ -155,10 +155,7 @@ mod tests {
         let Lookup::Elsewhere { message } = table.find("demo") else {
             panic!("it is refused");
         };
-        assert!(
-            message.contains("on-volatile-loss = \"continue\""),
-            "{message}"
-        );
+        assert!(message.contains("moorline volume accept-loss"), "{message}");
         assert_eq!(table.served("demo"), None);
         assert!(!table.serves_any());
     }

@@ -96,6 +96,11 @@ impl Introduction {
         }
     }
 
+    /// The cluster that hellos name.
+    pub(crate) fn cluster(&self) -> Option<ClusterId> {
+        *self.cluster.lock()
+    }
+
     /// From here on hellos name this cluster.
     pub(crate) fn set_cluster(&self, cluster: ClusterId) {
         *self.cluster.lock() = Some(cluster);

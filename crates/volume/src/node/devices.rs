@@ -282,7 +282,7 @@ impl Node {
         &mut self,
         now: Instant,
         device: DeviceKey,
-        replica: Replica,
+        mut replica: Replica,
         line: Option<AssignmentLine>,
         out: &mut Vec<Action>,
     ) {
@@ -294,6 +294,9 @@ impl Node {
             return;
         }
         self.devices.states.insert(device, State::Open(volume));
+        if let Some(run) = self.master.run() {
+            replica.on_master(run);
+        }
         if let Some(line) = line {
             self.tell_created(&replica, out);
             self.volumes.insert(volume, replica);

@@ -2,9 +2,9 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use moorline_types::{ClusterId, Instant, VolumeId};
+use moorline_types::{ClusterId, Instant, MasterRun, VolumeId};
 use moorline_wire::control::{
-    Heartbeat, MasterToServer, Register, ReplicaRole, ServerToMaster, Serving,
+    Heartbeat, MasterToServer, Register, ReplicaReport, ReplicaRole, ServerToMaster, Serving,
 };
 
 use super::{Action, Node};
@@ -15,6 +15,9 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 
 /// Heartbeats that report a change follow each other no closer than this.
 const CHANGE_GAP: Duration = Duration::from_millis(20);
+
+/// Whole lines in one heartbeat: a message has a limit.
+const KNOWN_LINES_MAX: usize = 64;
 
 /// Heartbeats without an answer that are remembered.
 const UNANSWERED_MAX: usize = 64;
@@ -40,6 +43,10 @@ pub(super) struct MasterLink {
     keys: Vec<ReportKey>,
     /// Heartbeats of this boot without an answer: number and send time, oldest first.
     unanswered: VecDeque<(u64, Instant)>,
+    /// The master that was heard of last.
+    run: Option<MasterRun>,
+    /// The first volume whose line found no place in the last heartbeat.
+    next_known: Option<VolumeId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,6 +68,8 @@ impl Default for MasterLink {
             last: Instant::ZERO,
             keys: Vec::new(),
             unanswered: VecDeque::new(),
+            run: None,
+            next_known: None,
         }
     }
 }
@@ -69,6 +78,10 @@ impl MasterLink {
     pub(super) fn down(&mut self) {
         self.state = LinkState::Down;
         self.unanswered.clear();
+    }
+
+    pub(super) const fn run(&self) -> Option<MasterRun> {
+        self.run
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -169,22 +182,33 @@ impl Node {
         match message {
             MasterToServer::Registered {
                 cluster,
-                start: _,
+                start,
+                instance,
                 heartbeat_ms,
             } => {
                 self.config.cluster = Some(cluster);
                 self.master.state = LinkState::Up;
                 self.master.interval = Duration::from_millis(u64::from(heartbeat_ms.max(10)));
                 self.master.next = now;
+                let run = MasterRun { instance, start };
+                self.master.run = Some(run);
+                self.for_each(now, out, |replica, _| replica.on_master(run));
             }
             MasterToServer::Refused(refusal) => {
                 let reason = refusal.to_string().into();
                 Self::note(None, Happening::MasterRefused { reason }, out);
             }
-            MasterToServer::Assignment { line, consent: _ } => {
+            MasterToServer::Assignment {
+                line,
+                consent: _,
+                loss_accepted,
+            } => {
                 let volume = line.volume;
                 self.with(now, volume, out, |replica, ctx| {
-                    replica.on_assignment(ctx, line)
+                    if let Some(through) = loss_accepted {
+                        replica.on_loss_accepted(through);
+                    }
+                    replica.on_assignment(ctx, line);
                 });
             }
             MasterToServer::Leases {
@@ -236,11 +260,11 @@ impl Node {
         self.master.next = now.after(self.master.interval);
         self.master.sequence += 1;
         self.master.note_sent(now);
-        let volumes = self
-            .volumes
-            .values()
+        let volumes = self.volumes.values();
+        let mut volumes: Vec<ReplicaReport> = volumes
             .map(|replica| replica.report(&self.me, now, self.clients_of(replica.volume())))
             .collect();
+        self.add_known_lines(&mut volumes);
         let heartbeat = Heartbeat {
             seq: self.master.sequence,
             sent_ns: now.as_nanos(),
@@ -248,6 +272,29 @@ impl Node {
             stores_opening: self.devices.opening_count(),
         };
         out.push(Action::TellMaster(ServerToMaster::Heartbeat(heartbeat)));
+    }
+
+    /// Adds lines that the master does not seem to know: a bounded number to each heartbeat, in turn.
+    fn add_known_lines(&mut self, reports: &mut [ReplicaReport]) {
+        let next = self.master.next_known;
+        let first = reports.partition_point(|report| next.is_some_and(|next| report.volume < next));
+        let (before, behind) = reports.split_at_mut(first);
+        let mut added = 0;
+        self.master.next_known = None;
+        for report in behind.iter_mut().chain(before) {
+            let Some(replica) = self.volumes.get(&report.volume) else {
+                continue;
+            };
+            let Some(line) = replica.line_unknown_to_master() else {
+                continue;
+            };
+            if added == KNOWN_LINES_MAX {
+                self.master.next_known = Some(report.volume);
+                return;
+            }
+            report.known_line = Some(line);
+            added += 1;
+        }
     }
 
     /// Tells the master of a store as soon as it is there.

@@ -117,6 +117,17 @@ fn run_as(
     own: &ReplicaFacts,
     answers: &[ReplicaFacts],
 ) -> Decision {
+    run_told((on_volatile_loss, None), now, line, own, answers)
+}
+
+/// With what the server was told of losses, and what the master says an operator accepted.
+fn run_told(
+    (on_volatile_loss, loss_accepted): (OnVolatileLoss, Option<Epoch>),
+    now: Instant,
+    line: &AssignmentLine,
+    own: &ReplicaFacts,
+    answers: &[ReplicaFacts],
+) -> Decision {
     let answers = answers
         .iter()
         .map(|facts| (facts.server.clone(), facts.clone()))
@@ -130,6 +141,7 @@ fn run_as(
         doubt_until,
         now,
         on_volatile_loss,
+        loss_accepted,
         mutants: Mutants::NONE,
     })
 }
@@ -448,6 +460,26 @@ fn clients_wait_for_an_operator_through_every_failover() {
             ..lost
         };
         assert_eq!(found.given_up, [carried]);
+    }
+}
+
+#[test]
+fn an_operator_accepts_the_loss_that_was_announced_and_no_other() {
+    use GivenUpWhy::{VolatileCleared, VolatileStands};
+    let told = |accepted| (OnVolatileLoss::Stop, Some(Epoch::new(accepted, 0)));
+    for (mark, why, accepted, want) in [
+        (4, VolatileStands, 4, VolatileCleared), // the epoch that announced it was named
+        (4, VolatileStands, 3, VolatileStands),  // an earlier loss was accepted, not this one
+        (6, VolatileCleared, 4, VolatileCleared), // a candidate that cleared it died before its mark
+        (6, VolatileStands, 6, VolatileStands),   // nobody has seen what no mark announced
+    ] {
+        let mut own = facts("s1", &[(1, 1), (4, 8)], 9);
+        let lost = given_up(4, mark, 7, Lsn::MAX, why);
+        own.given_up = vec![lost];
+        let other = facts("s2", &[(1, 1), (4, 8)], 9);
+        let decided = run_told(told(accepted), Instant::ZERO, &received(), &own, &[other]);
+        let found: Vec<_> = adoption(decided).given_up.iter().map(|g| g.why).collect();
+        assert_eq!(found, [want], "mark {mark}, {why}, accepted {accepted}");
     }
 }
 

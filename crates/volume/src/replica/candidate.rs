@@ -324,6 +324,7 @@ impl Replica {
             doubt_until,
             now: ctx.now,
             on_volatile_loss: ctx.me.on_volatile_loss,
+            loss_accepted: self.loss_accepted,
             mutants: ctx.me.mutants,
         };
         match decide(round) {

@@ -1,10 +1,10 @@
 //! Assignment lines and promises: who may lead, and what this member gave its word for.
 
 use moorline_blockvol::PromiseRecord;
-use moorline_types::{AssignmentLine, Epoch, Instant};
+use moorline_types::{AssignmentLine, Epoch, Instant, MasterRun};
 use moorline_wire::{
     ImageState, LeaseAsked, LeaseGranted, LeaseRefusal, LeaseRefused, PromiseRefusal,
-    PromiseRefused, PromiseRequest, Promised, VolumeHeader, VolumeMessage,
+    PromiseRefused, PromiseRequest, Promised, VolumeHeader, VolumeMessage, control::LineVersion,
 };
 
 use super::{Candidate, Ctx, Follower, Me, Replica, Role, Stopping, Then, lease_term};
@@ -34,6 +34,7 @@ impl PendingPromise {
 impl Replica {
     /// The master published a line about this volume.
     pub(crate) fn on_assignment(&mut self, ctx: &mut Ctx<'_>, line: AssignmentLine) {
+        self.told = self.told.max(Some(version_of(&line)));
         if self.stopping != Stopping::No {
             return;
         }
@@ -46,6 +47,22 @@ impl Replica {
             LineVerdict::Newer => self.take_line(ctx, line.clone()),
         }
         self.act_on_line(ctx, &line);
+    }
+
+    /// An operator accepted losses of memory; the next mark that is written here says so.
+    pub(crate) fn on_loss_accepted(&mut self, through: Epoch) {
+        self.loss_accepted = self.loss_accepted.max(Some(through));
+    }
+
+    /// The master of a new connection introduced itself: which run it is becomes durable, so that
+    /// an older copy of that master is found out, and nothing was said by it yet.
+    pub(crate) fn on_master(&mut self, run: MasterRun) {
+        self.told = None;
+        if self.stopping != Stopping::No || self.store.pending().master == Some(run) {
+            return;
+        }
+        let ticket = self.store.persist(|durable| durable.master = Some(run));
+        self.persists.push_back((ticket, Then::Nothing));
     }
 
     /// A peer of the promised reign showed a line.
@@ -443,6 +460,14 @@ enum LineVerdict {
     Newer,
     Same,
     Refused(LineRefusal),
+}
+
+/// What orders lines.
+pub(super) const fn version_of(line: &AssignmentLine) -> LineVersion {
+    LineVersion {
+        epoch: line.epoch,
+        config: line.config,
+    }
 }
 
 /// Whether a persisted promise is exactly for this reign.

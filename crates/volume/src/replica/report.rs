@@ -6,13 +6,14 @@ use moorline_engine::{
 use moorline_types::{AssignmentLine, Epoch, Instant, Lsn, ServerId};
 use moorline_wal::ReclaimLimit;
 use moorline_wire::control::{
-    FollowedPrimary, LineVersion, LogHolder, MarkState, PeerReport, PeerState, PinKind, PinReport,
-    ReplicaReport, ReplicaRole, Serving, SessionCause, SessionKind, SessionPhase, SessionReport,
-    SlowWrites, StoreReport,
+    FollowedPrimary, KnownLine, LineVersion, LogHolder, MarkState, PeerReport, PeerState, PinKind,
+    PinReport, ReplicaReport, ReplicaRole, Serving, SessionCause, SessionKind, SessionPhase,
+    SessionReport, SlowWrites, StoreReport,
 };
 
 use super::{
     Me, Replica, Role,
+    lines::version_of,
     reign::{Reign, ReignPhase},
 };
 use crate::{node::ReportKey, pace::Pace};
@@ -28,14 +29,23 @@ impl Replica {
             openings: self.store.openings().clone(),
             promised: self.store.durable().promised_epoch(),
             line: self.line_version(),
+            master: self.store.durable().master,
         }
     }
 
     fn line_version(&self) -> Option<LineVersion> {
+        self.store.durable().line.as_ref().map(version_of)
+    }
+
+    /// The newest line that is durable here, when it is news to the master of this connection.
+    pub(crate) fn line_unknown_to_master(&self) -> Option<Box<KnownLine>> {
         let line = self.store.durable().line.as_ref()?;
-        Some(LineVersion {
-            epoch: line.epoch,
-            config: line.config,
+        let known = self.told.is_some_and(|told| told >= version_of(line));
+        (!known).then(|| {
+            Box::new(KnownLine {
+                line: line.clone(),
+                log_bytes: self.store.log_bytes(),
+            })
         })
     }
 
@@ -101,6 +111,8 @@ impl Replica {
             log_fill_percent: self.store.fill(),
             writes_slowed: reign.and_then(|_| self.slow_writes(now)),
             damage: self.mending.report(),
+            master: self.store.durable().master,
+            known_line: None,
         }
     }
 

@@ -62,7 +62,7 @@ fn a_peer_with_the_same_damage_is_passed_over_for_the_next() {
 fn a_silent_peer_is_passed_over_for_the_next() {
     let mut world = at_rest(3);
     world.rot(0, 4);
-    world.loses = |from, message| {
+    world.loses = |(from, _), message| {
         let fetched = |body: &VolumeMessage| matches!(body, VolumeMessage::FetchedBlock(_));
         from == 1 && matches!(message, Message::Volume(_, body) if fetched(body))
     };

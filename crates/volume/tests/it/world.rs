@@ -110,6 +110,8 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) hosts: Vec<Host>,
     line: AssignmentLine,
+    /// Told with every assignment.
+    pub(crate) loss_accepted: Option<Epoch>,
     due: BTreeMap<(Instant, u64), (usize, Event)>,
     serial: u64,
     /// Both ends of each connection.
@@ -117,8 +119,8 @@ pub(crate) struct World {
     requests: u64,
     /// When each request was answered, and how.
     pub(crate) replies: BTreeMap<RequestId, (Instant, ClientReply)>,
-    /// Messages that never arrive.
-    pub(crate) loses: fn(usize, &Message) -> bool,
+    /// Messages that never arrive, by who sends them, and to whom.
+    pub(crate) loses: fn((usize, usize), &Message) -> bool,
 }
 
 fn server(index: usize) -> ServerId {
@@ -142,6 +144,7 @@ impl World {
     /// Servers with a store each and the first of them as primary, serving.
     pub(crate) fn serving(servers: usize) -> Self {
         let mut world = Self {
+            loss_accepted: None,
             now: Instant::from_nanos(1_000_000_000),
             hosts: Vec::new(),
             line: first_line(servers),
@@ -190,7 +193,11 @@ impl World {
         for index in 0..self.hosts.len() {
             let line = self.line.clone();
             let consent = LossConsent::No;
-            let said = MasterToServer::Assignment { line, consent };
+            let said = MasterToServer::Assignment {
+                line,
+                consent,
+                loss_accepted: self.loss_accepted,
+            };
             self.tell(index, Event::MasterSaid(said));
         }
     }
@@ -329,7 +336,7 @@ impl World {
             Action::HangUp { link } => self.hang_up((index, link)),
             Action::Send { link, message } => {
                 if let Some(&(to, link)) = self.ends.get(&(index, link))
-                    && !(self.loses)(index, &message)
+                    && !(self.loses)((index, to), &message)
                 {
                     let at = self.now.after(LATENCY);
                     self.tell_at(at, to, Event::MessageArrived { link, message });
@@ -391,6 +398,7 @@ impl World {
                 let registered = MasterToServer::Registered {
                     cluster: CLUSTER,
                     start: 1,
+                    instance: 1,
                     heartbeat_ms: 100,
                 };
                 self.tell(index, Event::MasterSaid(registered));

@@ -1,7 +1,8 @@
 //! What a server reports of its replicas.
 
 use moorline_types::{
-    BootId, ConfigVersion, Epoch, Lsn, OpenCount, Openings, ServerId, StoreId, VolumeId,
+    AssignmentLine, BootId, ConfigVersion, Epoch, Lsn, MasterRun, OpenCount, Openings, ServerId,
+    StoreId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,18 @@ pub struct StoreReport {
     pub promised: Epoch,
     /// The newest line that it persisted.
     pub line: Option<LineVersion>,
+    /// The run of a master that it persisted last.
+    #[serde(default)]
+    pub master: Option<MasterRun>,
+}
+
+/// The newest line that a member persisted, whole: what a master that lost it takes over.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KnownLine {
+    /// The line.
+    pub line: AssignmentLine,
+    /// Bytes of the member's log ring.
+    pub log_bytes: u64,
 }
 
 /// The part that a replica plays.
@@ -145,6 +158,13 @@ pub struct ReplicaReport {
     /// Damage to blocks that it met since its store was opened.
     #[serde(default)]
     pub damage: DamageReport,
+    /// The run of a master that it persisted last.
+    #[serde(default)]
+    pub master: Option<MasterRun>,
+    /// The newest line that it persisted, when the master said an older one, or none, on this
+    /// connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_line: Option<Box<KnownLine>>,
 }
 
 /// Writers are slowed, or stopped, because the log fills up.

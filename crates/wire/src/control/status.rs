@@ -300,6 +300,15 @@ pub struct ClusterStatus {
     pub cluster: ClusterId,
     /// How often its master was started.
     pub master_start: u64,
+    /// Which instance of its store the master uses, as 16 hexadecimal digits.
+    #[serde(default)]
+    pub master_instance: String,
+    /// When and why the master last found its store to be an old copy.
+    #[serde(default)]
+    pub master_restored: Option<Restored>,
+    /// Volumes whose stores servers report and that this master does not know.
+    #[serde(default)]
+    pub unknown_volumes: Vec<UnknownVolume>,
     /// The servers ever registered, by id.
     pub servers: Vec<ServerStatus>,
     /// The volumes, by name.
@@ -310,9 +319,78 @@ impl ClusterStatus {
     /// Whether every volume is whole and every server there: exit code 0, otherwise 4.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.volumes.iter().all(|v| v.health == Health::Ok)
+        self.unknown_volumes.is_empty()
+            && self.volumes.iter().all(|v| v.health == Health::Ok)
             && self.servers.iter().all(|s| s.state == ServerState::Up)
     }
+}
+
+/// When and why a master found its store to be an old copy.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Restored {
+    /// Why.
+    pub why: RestoredWhy,
+    /// Milliseconds since 1970 by the master's clock.
+    pub at_unix_ms: u64,
+}
+
+/// Why a master takes its store for an old copy.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum RestoredWhy {
+    /// It was made by `moorline master backup`.
+    Backup {
+        /// When, in milliseconds since 1970.
+        made_unix_ms: u64,
+    },
+    /// Its file is not the one that it was when the master last started: it was copied or moved.
+    Elsewhere,
+    /// A server heard of a run of this cluster's master that is not in the store's past.
+    UnknownRun {
+        /// The server.
+        server: ServerId,
+    },
+    /// A member persisted an assignment that the master never recorded.
+    NewerLine {
+        /// The server.
+        server: ServerId,
+    },
+    /// It began empty, for a cluster that there was already.
+    Empty,
+}
+
+impl std::fmt::Display for RestoredWhy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Backup { .. } => f.write_str("it was restored from a backup"),
+            Self::Elsewhere => f.write_str("its file was copied or moved"),
+            Self::UnknownRun { server } => write!(
+                f,
+                "server {server} heard of a run of the master that it knows nothing of"
+            ),
+            Self::NewerLine { server } => write!(
+                f,
+                "server {server} knows a newer assignment than it recorded"
+            ),
+            Self::Empty => f.write_str("it began empty, for a cluster that there was already"),
+        }
+    }
+}
+
+/// A volume that the master does not know.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnknownVolume {
+    /// The volume.
+    pub id: VolumeId,
+    /// Its name, as the newest reported line has it.
+    pub name: String,
+    /// Who has reported it.
+    pub reported: Vec<ServerId>,
+    /// Of the seats that the newest reported line names, those that have not.
+    pub missing: Vec<ServerId>,
+    /// How many must report it until the master takes it over; `None` when it never does so by
+    /// itself: it was not restored, or has another volume of that name.
+    pub need: Option<u32>,
 }
 
 /// One thing that happened to a volume.
@@ -418,6 +496,29 @@ pub enum EventKind {
         /// Why.
         reason: super::PrimaryFaultReason,
     },
+    /// The master found its store to be an old copy: nobody is promoted until enough is known.
+    MasterRestored {
+        /// Why.
+        why: RestoredWhy,
+    },
+    /// A restored master took over the newest line that members reported, and goes on above it.
+    LineTakenOver {
+        /// The line's epoch.
+        epoch: Epoch,
+        /// Its configuration.
+        config: ConfigVersion,
+        /// Who had reported.
+        reported: Vec<ServerId>,
+        /// Who had not.
+        missing: Vec<ServerId>,
+        /// Whether an operator overruled the master's doubts.
+        overruled: bool,
+    },
+    /// An operator accepted that acknowledged writes which were only in memory are lost.
+    LossAccepted {
+        /// The last epoch whose announced losses are accepted.
+        through: Epoch,
+    },
     /// A server reported something.
     Reported {
         /// The server.
@@ -449,4 +550,6 @@ pub enum EventCause {
     PromotionFailed,
     /// The candidate before did not report its mark in time.
     PromotionOverdue,
+    /// An operator accepted a loss of acknowledged writes.
+    LossAccepted,
 }

@@ -182,6 +182,9 @@ fn the_cluster_is_servers_and_volumes() {
     let mut status = ClusterStatus {
         cluster: ClusterId::new(1),
         master_start: 2,
+        master_instance: String::new(),
+        master_restored: None,
+        unknown_volumes: Vec::new(),
         servers: servers_of(&[ServerState::Up, ServerState::Down]),
         volumes: vec![whole()],
     };

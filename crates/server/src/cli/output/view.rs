@@ -221,6 +221,23 @@ pub fn servers(servers: &[ServerStatus], paint: Paint) -> String {
 #[must_use]
 pub fn cluster(cluster: &ClusterStatus, paint: Paint) -> String {
     let mut text = servers(&cluster.servers, paint);
+    for unknown in &cluster.unknown_volumes {
+        let next = match unknown.need {
+            Some(need) => format!("taken over when {need} replicas report it"),
+            None => {
+                "not taken over: this master was not restored, or has another volume of that name"
+                    .to_owned()
+            }
+        };
+        let _written = write!(
+            text,
+            "\nunknown volume {} ({}): reported by {}, not by {}; {next}\n",
+            unknown.name,
+            unknown.id,
+            names(&unknown.reported),
+            names(&unknown.missing)
+        );
+    }
     if cluster.volumes.is_empty() {
         text.push_str("\nno volumes: `moorline volume create` makes one\n");
     }
@@ -327,6 +344,29 @@ fn what_happened(event: &EventKind) -> String {
         } => format!(
             "primary_fault: {server} gave epoch {epoch} up: {}",
             word(reason)
+        ),
+        EventKind::MasterRestored { why } => {
+            format!("master_restored: the master's store may be an old copy: {why}")
+        }
+        EventKind::LineTakenOver {
+            epoch,
+            config,
+            reported,
+            missing,
+            overruled,
+        } => {
+            let by = match overruled {
+                true => ", an operator overruled the rest",
+                false => "",
+            };
+            format!(
+                "line_taken_over: the master goes on above epoch {epoch}, config {config}; reported by {}, not by {}{by}",
+                names(reported),
+                names(missing)
+            )
+        }
+        EventKind::LossAccepted { through } => format!(
+            "loss_accepted: an operator goes on without what memory lost, as announced through epoch {through}"
         ),
         EventKind::Reported {
             server,

@@ -40,10 +40,12 @@ pub(super) struct ConfigFile {
     pub(super) nbd_limits: Option<LimitsTable>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum VolatileLossWord {
+    /// Clients get an error until an operator accepts the loss
     Stop,
+    /// It is noted, and service goes on
     Continue,
 }
 
