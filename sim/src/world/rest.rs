@@ -22,9 +22,8 @@ impl World {
                         let store = replica.store();
                         let at = store.frontiers();
                         let whole = at.head == head && at.applied == head && at.checkpoint == head;
-                        (whole && store.is_at_rest())
-                            || store.durable().needs_rebuild
-                            || at.head < tail
+                        // What lacks records that nobody has any more was told so.
+                        (whole && store.is_at_rest()) || store.durable().needs_rebuild
                     })
                 })
         });

@@ -453,19 +453,27 @@ impl Replica {
         header: VolumeHeader,
         ended: StreamEnded,
     ) {
-        if self.session_of(ctx, link, from, header).is_none() {
-            return;
-        }
         match ended.reason {
+            // A verdict on the store, in no session: it holds for this boot as for the one before.
             StreamEndReason::NeedsRebuild => {
-                let ticket = self.store.persist(|durable| durable.needs_rebuild = true);
-                self.persists.push_back((ticket, Then::Nothing));
+                if let Err(reason) = self.admit_primary(from, header) {
+                    self.refuse(ctx, link, header, reason);
+                    return;
+                }
+                if !self.store.pending().needs_rebuild {
+                    let ticket = self.store.persist(|durable| durable.needs_rebuild = true);
+                    self.persists.push_back((ticket, Then::Nothing));
+                }
             }
             StreamEndReason::FellBehind
             | StreamEndReason::TooSlow
             | StreamEndReason::Superseded
             | StreamEndReason::Deposed
-            | StreamEndReason::CommittedDataMissing => {}
+            | StreamEndReason::CommittedDataMissing => {
+                if self.session_of(ctx, link, from, header).is_none() {
+                    return;
+                }
+            }
         }
         if let Role::Follower(follower) = &mut self.role {
             follower.session = None;

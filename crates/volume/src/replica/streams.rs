@@ -11,7 +11,7 @@ mod shipping;
 use moorline_engine::{Action as EngineAction, Directed, Event as EngineEvent, Fact, SessionStamp};
 use moorline_types::{Instant, Lsn, LsnRange, ServerId, SessionId};
 use moorline_wal::{ReadId, RetentionPin};
-use moorline_wire::{Ack, StreamEndReason, StreamEnded, Truncate, VolumeHeader, VolumeMessage};
+use moorline_wire::{Ack, Truncate, VolumeHeader, VolumeMessage};
 
 use super::{Ctx, Replica, Role, reign::InFlight};
 use crate::{
@@ -224,15 +224,7 @@ impl Replica {
             EngineAction::Release { stamp, cause } => {
                 self.release_stream(ctx, peer, stamp, cause);
             }
-            EngineAction::TellNeedsRebuild { stamp, .. } => {
-                // The session ended, and its stream with it: the connection may still stand.
-                if let Some(link) = ctx.links.dialed(peer) {
-                    let reason = StreamEndReason::NeedsRebuild;
-                    let ended = VolumeMessage::StreamEnded(StreamEnded { reason });
-                    let header = self.header(wire_session(stamp.session), stamp.epoch);
-                    self.send(ctx, link, header, ended);
-                }
-            }
+            EngineAction::TellNeedsRebuild { .. } => self.tell_needs_rebuild(ctx, peer),
             EngineAction::StopVolume(missing) => {
                 self.note(ctx, Happening::CommittedDataMissing(missing));
                 self.step_down(ctx, StepDownReason::CommittedDataMissing);

@@ -9,5 +9,6 @@
 
 mod opening;
 mod pace;
+mod rebuild;
 mod repair;
 mod world;

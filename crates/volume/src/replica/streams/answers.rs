@@ -127,6 +127,12 @@ impl Replica {
                 self.ask_late_promise(ctx, peer);
             }
         }
+        if header.session == 0
+            && header.epoch < leading
+            && matches!(refused.reason, RefusedReason::Ahead { .. })
+        {
+            self.ask_before_telling(ctx, &from.server);
+        }
         match refused.reason {
             RefusedReason::Stale { epoch, .. } if epoch > leading => {
                 self.step_down(ctx, StepDownReason::HigherEpoch(epoch));

@@ -6,7 +6,8 @@ use moorline_engine::{
 };
 use moorline_types::{AssignmentLine, ServerId};
 use moorline_wire::{
-    Handshake, ImageState, MemoryState, ReplicaFacts, VolumeHeader, VolumeMessage,
+    Handshake, ImageState, MemoryState, ReplicaFacts, StreamEndReason, StreamEnded, VolumeHeader,
+    VolumeMessage,
 };
 
 use super::{Stream, wire_session};
@@ -29,6 +30,38 @@ impl Replica {
             .registry
             .link_up(ctx.now, peer, Cause::Reconnect, &mut reign.asked);
         self.do_engine(ctx);
+        self.tell_needs_rebuild(ctx, peer);
+    }
+
+    /// Tells a peer that only a rebuild brings back that it is so: when that is decided, at each new
+    /// connection, and when it promised this epoch. Its disk may have failed when it was told first,
+    /// or the connection may have been gone.
+    pub(super) fn tell_needs_rebuild(&self, ctx: &mut Ctx<'_>, peer: &ServerId) {
+        let Role::Reign(reign) = &self.role else {
+            return;
+        };
+        let sender = reign.registry.sender(peer);
+        if sender.is_none_or(|sender| sender.needs_rebuild().is_none()) {
+            return;
+        }
+        if let Some(link) = ctx.links.dialed(peer) {
+            let reason = StreamEndReason::NeedsRebuild;
+            let ended = VolumeMessage::StreamEnded(StreamEnded { reason });
+            let header = self.header(0, reign.id.epoch);
+            self.send(ctx, link, header, ended);
+        }
+    }
+
+    /// A peer that needs a rebuild has not promised this epoch: it believes this primary afterwards.
+    pub(super) fn ask_before_telling(&mut self, ctx: &mut Ctx<'_>, peer: &ServerId) {
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let sender = reign.registry.sender(peer);
+        let needy = sender.is_some_and(|sender| sender.needs_rebuild().is_some());
+        if needy && reign.unpromised.insert(peer.clone()) {
+            self.ask_late_promise(ctx, peer);
+        }
     }
 
     pub(in crate::replica) fn reign_link_down(
@@ -103,6 +136,7 @@ impl Replica {
         if header.epoch == reign.id.epoch && reign.unpromised.remove(&from.server) {
             self.begin_sessions(ctx);
             self.do_engine(ctx);
+            self.tell_needs_rebuild(ctx, &from.server);
         }
     }
 
