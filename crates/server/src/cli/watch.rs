@@ -263,6 +263,9 @@ mod tests {
             Sight::Seen(Box::new(ClusterStatus {
                 cluster: ClusterId::new(1),
                 master_start: 1,
+                master_instance: String::new(),
+                master_restored: None,
+                unknown_volumes: Vec::new(),
                 servers: Vec::new(),
                 volumes: Vec::new(),
             }))
