@@ -245,6 +245,8 @@ mod tests {
     #[test]
     fn what_happened_is_seen_on_a_small_screen_too() {
         let news: Vec<String> = (1..=RECENT_MAX).map(|n| format!("news {n}")).collect();
+        let mut seen = Seen::default();
+        seen.lost = Some("the master does not answer".to_owned());
         let show = Show {
             dir: "/d".into(),
             nbd: "127.0.0.1:10809".parse().unwrap(),
@@ -252,10 +254,7 @@ mod tests {
             paint: Paint::Plain,
             screen: None,
             recent: news.iter().cloned().collect(),
-            seen: Seen {
-                lost: Some("the master does not answer".to_owned()),
-                ..Seen::default()
-            },
+            seen,
         };
         let full = show.full();
         let rows = full.lines().count();
