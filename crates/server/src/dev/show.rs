@@ -245,17 +245,17 @@ mod tests {
     #[test]
     fn what_happened_is_seen_on_a_small_screen_too() {
         let news: Vec<String> = (1..=RECENT_MAX).map(|n| format!("news {n}")).collect();
-        let mut seen = Seen::default();
-        seen.lost = Some("the master does not answer".to_owned());
-        let show = Show {
+        let mut show = Show {
             dir: "/d".into(),
             nbd: "127.0.0.1:10809".parse().unwrap(),
             master: MASTER_DEFAULT.parse().unwrap(),
             paint: Paint::Plain,
             screen: None,
             recent: news.iter().cloned().collect(),
-            seen,
+            seen: Seen::default(),
         };
+        let lost = Sight::Lost("the master does not answer".to_owned());
+        assert_eq!(show.seen.take(lost).len(), 1);
         let full = show.full();
         let rows = full.lines().count();
         assert_eq!(show.fitting(rows), full);
