@@ -18,7 +18,8 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Bytes that only marks and cuts may use, so that they find room when records do not.
+    /// Bytes that only marks and cuts may use, so that they find room when records do not; of one
+    /// half of them, records that open an epoch as well.
     pub(crate) fn reserve(&self) -> u64 {
         let block = BLOCK_SIZE as u64;
         (self.bytes / 32).clamp(4 * block, 64 * block) / block * block

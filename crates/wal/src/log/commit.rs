@@ -14,7 +14,7 @@ use crate::{
     error::{AppendError, CutError},
     frame::{FRAME_BYTES_MAX, FrameHeader, FrameKind, frame_bytes},
     mutants::Mutant,
-    record::Record,
+    record::{Record, RecordKind},
 };
 
 /// After how long an idle log marks its last flush; a frame must be written within 10 ms.
@@ -36,6 +36,31 @@ struct Batch {
     count: usize,
     record_bytes: usize,
     payload_bytes: usize,
+    opens: Opens,
+}
+
+/// Whether records open an epoch. A candidate's log may be full of records that only its mark can
+/// commit: that one finds room when no other does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Opens {
+    Nothing,
+    AnEpoch,
+}
+
+impl Opens {
+    fn of(record: &Record) -> Self {
+        match record.header().kind() {
+            RecordKind::EpochMark => Self::AnEpoch,
+            RecordKind::Write | RecordKind::Trim | RecordKind::WriteZeroes => Self::Nothing,
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        match self {
+            Self::AnEpoch => Self::AnEpoch,
+            Self::Nothing => other,
+        }
+    }
 }
 
 impl Log {
@@ -71,7 +96,7 @@ impl Log {
                 bytes_max,
             });
         }
-        let free = self.free_bytes();
+        let free = self.free_bytes(Opens::of(&record));
         if alone > free {
             return Err(AppendError::Full {
                 needed: alone,
@@ -274,11 +299,7 @@ impl Log {
         let first = first.lsn();
         let count = u32::try_from(batch.count).expect("a frame is bounded");
         let kind = FrameKind::Records { first, count };
-        let reserve = match self.config.mutants.has(Mutant::ReserveIgnored) {
-            true => 0,
-            false => self.ring.reserve(),
-        };
-        let placed = self.write_frame(now, kind, batch, reserve, ops);
+        let placed = self.write_frame(now, kind, batch, self.kept_free(batch.opens), ops);
         if placed == Placed::Yes {
             self.place_slots(first, batch);
             self.queue.drain(..batch.count);
@@ -305,6 +326,7 @@ impl Log {
                 count,
                 record_bytes,
                 payload_bytes,
+                opens: batch.opens.or(Opens::of(record)),
             };
         }
         batch
@@ -561,5 +583,6 @@ impl Batch {
         count: 0,
         record_bytes: 0,
         payload_bytes: 0,
+        opens: Opens::Nothing,
     };
 }

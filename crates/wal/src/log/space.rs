@@ -2,7 +2,7 @@
 
 use moorline_types::{BLOCK_SIZE, Lsn};
 
-use super::{ChainLink, Log, LogAnchor};
+use super::{ChainLink, Log, LogAnchor, commit::Opens};
 use crate::mutants::Mutant;
 
 impl Log {
@@ -109,13 +109,20 @@ impl Log {
     }
 
     /// Bytes that one more record may take, its frame header included.
-    pub(super) fn free_bytes(&self) -> u64 {
-        let reserve = match self.config.mutants.has(Mutant::ReserveIgnored) {
-            true => 0,
-            false => self.ring.reserve(),
-        };
-        let kept = self.used_bytes() + reserve;
+    pub(super) fn free_bytes(&self, opens: Opens) -> u64 {
+        let kept = self.used_bytes() + self.kept_free(opens);
         self.ring.bytes.saturating_sub(kept)
+    }
+
+    /// Bytes that records leave to cuts and marks, and most records to those that open an epoch.
+    pub(super) fn kept_free(&self, opens: Opens) -> u64 {
+        if self.config.mutants.has(Mutant::ReserveIgnored) {
+            return 0;
+        }
+        match opens {
+            Opens::Nothing => self.ring.reserve(),
+            Opens::AnEpoch => self.ring.reserve() / 2,
+        }
     }
 
     /// What the queue will take, about: record bytes, and one header block.

@@ -10,7 +10,7 @@ use moorline_wal::{
     ReadStart, RecordAt,
 };
 
-use crate::rig::{OFFSET, Rig, config, device, epoch, frames_in, frames_on, lsn, record};
+use crate::rig::{OFFSET, Rig, VOLUME, config, device, epoch, frames_in, frames_on, lsn, record};
 
 const RING: u64 = 64 * 4096;
 
@@ -280,6 +280,32 @@ fn a_full_ring_refuses_records_and_still_takes_cuts_and_marks() {
         rig.log.release_memory(head);
         assert_eq!(rig.read(head.get() - 2, head.get()).len(), 2);
     }
+}
+
+/// All that is in the log may be waiting for this very record to be committed, and only then can
+/// anything be reclaimed.
+#[test]
+fn a_full_ring_still_takes_the_record_that_opens_an_epoch() {
+    let mut rig = Rig::fresh(RING);
+    loop {
+        let next = rig.log.head().get() + 1;
+        if rig.log.append(record(next, 1, 0, next)).is_err() {
+            break;
+        }
+        rig.settle();
+    }
+    let mark = rig.log.head().next();
+    let opens = moorline_wal::Record::epoch_mark(VOLUME, epoch(2), mark);
+    rig.log.append(opens).expect("room is kept for it");
+    rig.settle();
+    assert_eq!(rig.log.flushed(), mark);
+    rig.log.cut(mark.previous().unwrap()).unwrap();
+    rig.settle();
+    rig.idle();
+    assert_eq!(
+        frames_on(&rig.device).last().map(|frame| frame.kind),
+        Some(FrameKind::Mark)
+    );
 }
 
 #[test]
