@@ -74,10 +74,15 @@ impl Replica {
         }
     }
 
+    /// What is not committed frees no room anywhere, and a follower's frames may take more of its
+    /// log than these do here: a fifth is left for that, and for the marks of those who lead next.
     pub(super) fn log_room(&self, now: Instant) -> LogRoom {
+        let log = self.store.log();
+        let capacity_bytes = log.capacity_bytes();
+        let uncommitted = log.bytes_after(self.store.frontiers().committed);
         LogRoom {
-            capacity_bytes: self.store.log().capacity_bytes(),
-            used_bytes: self.store.log().used_bytes(),
+            capacity_bytes,
+            used_bytes: log.used_bytes().max(uncommitted + capacity_bytes / 5),
             drain_rate: self.store.drain_rate(now),
         }
     }
