@@ -2,15 +2,19 @@
 //! of that moment.
 
 mod acts;
+mod names;
 
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::acts::{ROT_BYTES, acts};
+pub use self::names::FAULTS;
 use crate::{
+    clock::ClockChange,
     dice::Dice,
     disk::flaws::{How, OpClass, StrayKind},
-    network::Party,
+    network::{Damage, Party},
     plan::{MS, SECOND},
+    strike::Moment,
 };
 
 /// What a recipe is aimed at.
@@ -221,6 +225,98 @@ pub enum Recipe {
         /// How many.
         count: u32,
     },
+    /// A follower's process is killed, comes back, and is killed again soon.
+    KillTwice {
+        /// How long it is up in between, in nanoseconds.
+        gap: u64,
+    },
+    /// Clients hurry, so that the log wraps; then one machine loses its power, and the newer copy of
+    /// its superblock.
+    LostSuperblock {
+        /// Whose.
+        aim: Aim,
+        /// How long clients hurry, in nanoseconds.
+        time: u64,
+    },
+    /// A primary is cut off from the master and one member. The other one, by whose lease it goes
+    /// on, loses its power and its way to the primary, and is with the rest when it comes back.
+    Defect {
+        /// When the member goes over, in nanoseconds.
+        time: u64,
+    },
+    /// A primary is cut off while leases are on their way to it. They arrive when others lead.
+    LateGrants {
+        /// How long they are under way, in nanoseconds.
+        time: u64,
+    },
+    /// The connections of a server are reset, and those that follow repeat what they had carried.
+    Replay {
+        /// Whose.
+        aim: Aim,
+        /// How long after the reset, in nanoseconds.
+        time: u64,
+    },
+    /// A frame on its way to a server is damaged.
+    DamagedFrame {
+        /// To whom.
+        aim: Aim,
+        /// In which way.
+        damage: Damage,
+    },
+    /// Messages to a server come once more, in the name of another epoch.
+    ForgedEpoch {
+        /// To whom.
+        aim: Aim,
+        /// Which epoch.
+        forgery: Forgery,
+    },
+    /// A server's clock goes on at another rate, within what leases allow for.
+    ClockSlew {
+        /// Whose.
+        aim: Aim,
+        /// Nanoseconds of this clock in a million of the world's.
+        per_million: u64,
+    },
+    /// A machine loses its power, and shows another time when it is back.
+    ClockReset {
+        /// Whose.
+        aim: Aim,
+        /// How long it is down, in nanoseconds.
+        down: u64,
+        /// What it shows then, in nanoseconds.
+        to: u64,
+    },
+    /// The master's clock leaves time out.
+    ClockJump {
+        /// How much, in nanoseconds.
+        by: u64,
+    },
+    /// A process stops and starts again at another address.
+    Moved {
+        /// Whose.
+        aim: Aim,
+        /// How long it is down, in nanoseconds.
+        down: u64,
+    },
+    /// The master's process ends at its next transaction, and starts again.
+    MasterAtTxn {
+        /// Before it is durable, or after.
+        moment: Moment,
+    },
+}
+
+/// Which epoch a forged message names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Forgery {
+    /// The one before.
+    Stale,
+    /// Further ahead than a master goes at once.
+    Far,
+    /// The last but one that there is.
+    NearMaximum,
+    /// The last one.
+    Maximum,
 }
 
 /// A part of a store.
@@ -245,103 +341,83 @@ pub(crate) struct Mix {
     pub(crate) corrupts: bool,
 }
 
-/// Every kind of disturbance with what it does.
-pub const FAULTS: &[(&str, &str)] = &[
-    ("kill", "a process is killed and starts again"),
-    (
-        "power_cut",
-        "a machine loses its power: unflushed sectors are old, new, torn or garbage",
-    ),
-    ("power_cut_all", "all machines lose their power at once"),
-    (
-        "superblock_rot",
-        "a power cut, then one superblock copy is unreadable",
-    ),
-    ("pause", "a process is stopped and goes on; its clock runs"),
-    (
-        "isolate",
-        "a server cannot reach the others, nor they it; sometimes the master too",
-    ),
-    ("one_way", "what a server sends is lost, or what it is sent"),
-    (
-        "master_unreachable",
-        "a server and the master cannot reach each other",
-    ),
-    ("master_crash", "the master's process ends and starts again"),
-    (
-        "master_restored",
-        "the master starts again over a copy of its store of 1.5 to 7 s before",
-    ),
-    ("reset", "every connection of a server is reset"),
-    ("slow_disk", "a disk is 5 to 200 times slower"),
-    (
-        "diverge",
-        "a primary is cut off with a tail, comes back and restarts",
-    ),
-    (
-        "shift",
-        "a partition moves while the member in both halves restarts",
-    ),
-    (
-        "creep",
-        "a primary loses the master and one member, and later the other",
-    ),
-    (
-        "wipe",
-        "a store is replaced by an empty one while another follower lags",
-    ),
-    (
-        "rollback",
-        "a store is replaced by an old copy while another follower lags",
-    ),
-    (
-        "race",
-        "a follower with a stalling disk catches up while the log wraps",
-    ),
-    ("lag", "a follower is cut off from the primary"),
-    ("read_error", "one to three reads fail with EIO"),
-    (
-        "write_error",
-        "one to three writes fail with EIO; some of their blocks land",
-    ),
-    (
-        "flush_error",
-        "a flush fails with EIO and forgets what it should have covered",
-    ),
-    ("reads_fail", "all reads fail until the disk is mended"),
-    ("writes_fail", "all writes fail until the disk is mended"),
-    (
-        "flushes_fail",
-        "all flushes fail and forget until the disk is mended",
-    ),
-    ("short_read", "a read moves a part and then no more"),
-    ("short_write", "a write moves a part and then no more"),
-    ("full_disk", "a disk has no room for blocks"),
-    ("full_disks", "all disks have no room for blocks"),
-    ("hung_disk", "a disk answers nothing, and everything late"),
-    (
-        "gone_disk",
-        "every operation fails with ENODEV, then the disk is back",
-    ),
-    ("swapped_disks", "two servers find each other's disk"),
-    ("rot_superblock", "a bit flips in one superblock copy"),
-    ("rot_log", "a bit flips in a log block at rest"),
-    ("rot_map", "a bit flips in the block map"),
-    ("rot_extents", "a bit flips in a block at rest"),
-    (
-        "lost_write",
-        "a write of blocks is reported done and nowhere",
-    ),
-    ("misdirected_write", "a write of blocks lands elsewhere"),
-];
-
 impl Recipe {
     pub(crate) fn draw(dice: &mut Dice, mix: Mix) -> Self {
-        let roll = dice.below(if mix.corrupts { 120 } else { 100 });
+        let roll = dice.below(if mix.corrupts { 160 } else { 140 });
         match roll {
             0..60 => Self::draw_of_cluster(dice, mix),
             60..100 => Self::draw_of_disk(dice),
+            100..120 => Self::draw_of_messages(dice),
+            120..140 => Self::draw_of_machines(dice, mix),
             _ => Self::draw_of_rot(dice),
+        }
+    }
+
+    fn draw_of_messages(dice: &mut Dice) -> Self {
+        let aim = Aim::draw(dice);
+        match dice.below(10) {
+            0..=3 => Self::Replay {
+                aim,
+                time: MS * dice.between(20, 2_500),
+            },
+            4 => Self::DamagedFrame {
+                aim,
+                damage: Damage::Half,
+            },
+            5 | 6 => Self::DamagedFrame {
+                aim,
+                damage: Damage::Flipped,
+            },
+            _ => Self::ForgedEpoch {
+                aim,
+                forgery: dice.pick(&[
+                    Forgery::Stale,
+                    Forgery::Stale,
+                    Forgery::Far,
+                    Forgery::NearMaximum,
+                    Forgery::Maximum,
+                ]),
+            },
+        }
+    }
+
+    fn draw_of_machines(dice: &mut Dice, mix: Mix) -> Self {
+        let (aim, down) = (Aim::draw(dice), MS * dice.between(5, 3_000));
+        let staged = mix.replicas >= 3;
+        match dice.below(if staged { 20 } else { 12 }) {
+            0 | 1 => Self::ClockSlew {
+                aim,
+                per_million: dice.between(980_000, 1_020_000),
+            },
+            2 | 3 => Self::ClockReset {
+                aim,
+                down,
+                to: dice.between(0, 1_000 * SECOND),
+            },
+            4 => Self::ClockJump {
+                by: MS * dice.between(100, 10_000),
+            },
+            5..=7 => Self::Moved { aim, down },
+            8 | 9 => Self::MasterAtTxn {
+                moment: dice.pick(&[Moment::Before, Moment::After]),
+            },
+            10 => Self::KillTwice {
+                gap: MS * dice.between(5, 300),
+            },
+            // One superblock of a disk that may be bad is one too many.
+            11 if !mix.corrupts => Self::LostSuperblock {
+                aim,
+                time: MS * dice.between(300, 2_500),
+            },
+            11 | 12 => Self::KillTwice {
+                gap: MS * dice.between(5, 300),
+            },
+            13..=16 => Self::Defect {
+                time: SECOND * 3 + MS * dice.below(2_500),
+            },
+            _ => Self::LateGrants {
+                time: SECOND * 4 + MS * dice.below(3_000),
+            },
         }
     }
 
@@ -450,63 +526,6 @@ impl Recipe {
     pub const fn corrupts(self) -> bool {
         matches!(self, Self::BitRot { .. } | Self::StrayWrite { .. })
     }
-
-    /// Its name in [`FAULTS`].
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kill { .. } => "kill",
-            Self::PowerCut { .. } => "power_cut",
-            Self::PowerCutAll { .. } => "power_cut_all",
-            Self::SuperblockRot { .. } => "superblock_rot",
-            Self::Pause { .. } => "pause",
-            Self::Isolate { .. } => "isolate",
-            Self::OneWay { .. } => "one_way",
-            Self::MasterUnreachable { .. } => "master_unreachable",
-            Self::MasterCrash { .. } => "master_crash",
-            Self::MasterRestored { .. } => "master_restored",
-            Self::Reset { .. } => "reset",
-            Self::SlowDisk { .. } => "slow_disk",
-            Self::Diverge { .. } => "diverge",
-            Self::Shift { .. } => "shift",
-            Self::Creep { .. } => "creep",
-            Self::WipeWhileLagging {
-                rollback: false, ..
-            } => "wipe",
-            Self::WipeWhileLagging { rollback: true, .. } => "rollback",
-            Self::Race { .. } => "race",
-            Self::Lag { .. } => "lag",
-            Self::TransientError { what, .. } => match what {
-                OpClass::Read => "read_error",
-                OpClass::Write => "write_error",
-                OpClass::Flush => "flush_error",
-            },
-            Self::LastingError { what, .. } => match what {
-                OpClass::Read => "reads_fail",
-                OpClass::Write => "writes_fail",
-                OpClass::Flush => "flushes_fail",
-            },
-            Self::ShortOperation { what, .. } => match what {
-                OpClass::Read => "short_read",
-                OpClass::Write | OpClass::Flush => "short_write",
-            },
-            Self::FullDisk { .. } => "full_disk",
-            Self::FullDisks { .. } => "full_disks",
-            Self::HungDisk { .. } => "hung_disk",
-            Self::GoneDisk { .. } => "gone_disk",
-            Self::SwappedDisks { .. } => "swapped_disks",
-            Self::BitRot { region } => match region {
-                Region::Superblock => "rot_superblock",
-                Region::Log => "rot_log",
-                Region::Map => "rot_map",
-                Region::Extents => "rot_extents",
-            },
-            Self::StrayWrite { kind, .. } => match kind {
-                StrayKind::Lost => "lost_write",
-                StrayKind::Misdirected => "misdirected_write",
-            },
-        }
-    }
 }
 
 impl Aim {
@@ -557,6 +576,28 @@ pub(crate) enum Act {
     MarkRot(usize, Region),
     RotMarked(usize),
     Stray(usize, StrayKind, u32),
+    /// The newer superblock copy cannot be read.
+    RotNewer(usize),
+    /// Whether connections that a partition holds up break after a while.
+    Patience(Patience),
+    /// What ended connections between two servers carried arrives once more.
+    Replay(usize, usize),
+    /// The next frame from one party to another is damaged.
+    Damage(Party, Party, Damage),
+    /// The last messages from one server to another come once more with another epoch.
+    Forge(usize, usize, Forgery),
+    Clock(Party, ClockChange),
+    /// The server's process has another address from now on.
+    Readdress(usize),
+    /// The master's process ends at its next transaction.
+    MasterAtTxn(Moment),
+}
+
+/// Whether connections that a partition holds up break after a while.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Patience {
+    Usual,
+    Endless,
 }
 
 /// Operations that fail.

@@ -36,10 +36,12 @@ mod watch;
 mod world;
 
 pub use checkers::{Rule, Violation};
+pub use clock::ClockChange;
 pub use disk::flaws::{OpClass, StrayKind};
-pub use faults::{Aim, FAULTS, Recipe, Region};
+pub use faults::{Aim, FAULTS, Forgery, Recipe, Region};
 pub use html::page;
 pub use mutants::{ALL as MUTANTS, Mutant, UNSTAGED, UnknownMutant};
+pub use network::Damage;
 pub use plan::{Enough, Limits, LogFlush, OnLoss, Plan, Style, Workload};
 pub use run::{Further, Outcome, run, run_plan, run_staged, run_struck};
 pub use shrink::{Shrunk, shrink};

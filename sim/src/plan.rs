@@ -8,7 +8,7 @@ use crate::{
     clock::Clock,
     dice::Dice,
     faults::{Mix, Recipe},
-    strike::Strike,
+    strike::{Moment, Strike},
 };
 
 /// Nanoseconds.
@@ -61,6 +61,9 @@ pub struct Plan {
     /// The persist point at which the power goes, if it does at one.
     #[serde(default)]
     pub strike: Option<Strike>,
+    /// The transaction of the master's store since the volume serves, from 1, before or after which its process ends.
+    #[serde(default)]
+    pub master_strike: Option<(u64, Moment)>,
     pub(crate) clocks: Vec<Clock>,
 }
 
@@ -216,6 +219,7 @@ impl Plan {
             enough: Enough::GoesOn,
             strike: None,
             log_flush: LogFlush::AfterWrite,
+            master_strike: None,
             clocks: (0..=replicas).map(|_| clock(dice)).collect(),
         };
         // Drawn last: what a seed gave before there was this choice stays as it was.

@@ -35,7 +35,7 @@ use crate::{
     checkers::{Rule, Violation, lineage::Lineage, reigns::Reigns},
     content::OpNo,
     dice::Dice,
-    faults::{Act, Pace},
+    faults::{Act, Pace, Patience, Recipe},
     history::{History, seconds},
     mutants::{Mutant, Planted},
     network::{ConnNo, End, Network, Party},
@@ -58,7 +58,13 @@ enum Happens {
         token: u64,
     },
     /// A dial ends.
-    Dialed { host: usize, life: u32, to: usize },
+    Dialed {
+        host: usize,
+        life: u32,
+        to: usize,
+        /// Whether somebody is there.
+        address: Address,
+    },
     /// A message arrives.
     Arrives { conn: ConnNo, to: End },
     /// An end of a connection learns that it is over.
@@ -85,8 +91,17 @@ enum Happens {
     Does(Act),
     /// A machine that lost its power has it again.
     Restarts { host: usize },
+    /// The master's process starts again.
+    MasterRestarts,
     /// The run goes on to what follows.
     PhaseDue,
+}
+
+/// Whether a server is at the address that was dialed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Address {
+    Current,
+    Former,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -178,9 +193,11 @@ pub(crate) struct World {
     violation: Option<Violation>,
     /// When the phase must be over.
     deadline: u64,
-    asked_for_volume: bool,
+    /// The run of the master that was asked for the volume.
+    asked_for_volume: Option<u32>,
     healed_at: u64,
     pace: Pace,
+    patience: Patience,
     /// How often a process ended.
     memories_lost: usize,
     strikes: Strikes,
@@ -210,7 +227,7 @@ impl World {
             network: Network::new(pool.clone()),
             pool,
             hosts: Vec::new(),
-            master: MasterHost::new(plan.clocks[plan.replicas]),
+            master: MasterHost::new(plan.clocks[plan.replicas], plan.master_strike),
             clients: Vec::new(),
             history: History::new(),
             reigns: Reigns::default(),
@@ -219,9 +236,10 @@ impl World {
             volume: None,
             violation: None,
             deadline: u64::MAX,
-            asked_for_volume: false,
+            asked_for_volume: None,
             healed_at: 0,
             pace: Pace::AsPlanned,
+            patience: Patience::Usual,
             memories_lost: 0,
             strikes: Strikes::new(plan.strike),
             copies: Vec::new(),
@@ -233,6 +251,11 @@ impl World {
             salt,
             plan,
         };
+        let recalls =
+            |recipe: &Recipe| matches!(recipe, Recipe::Replay { .. } | Recipe::ForgedEpoch { .. });
+        if world.plan.faults.iter().any(|(_, recipe)| recalls(recipe)) {
+            world.network.remember();
+        }
         world.begin();
         world
     }
@@ -274,7 +297,12 @@ impl World {
                 device,
                 token,
             } => self.disk_done(host, life, device, token),
-            Happens::Dialed { host, life, to } => self.dialed(host, life, to),
+            Happens::Dialed {
+                host,
+                life,
+                to,
+                address,
+            } => self.dialed(host, life, (to, address)),
             Happens::Arrives { conn, to } => self.arrives(conn, to),
             Happens::Lost { conn, party, life } => self.lost(conn, party, life),
             Happens::Breaks { conn } => self.break_conn(conn),
@@ -286,6 +314,7 @@ impl World {
             Happens::Fault { index } => self.fault(index),
             Happens::Does(act) => self.does(act),
             Happens::Restarts { host } => self.start_host(host),
+            Happens::MasterRestarts => self.start_master(),
             Happens::PhaseDue => self.phase_due(),
         }
     }
@@ -346,6 +375,7 @@ impl World {
             Happens::Does(_) => 14 << 8,
             Happens::PhaseDue => 15 << 8,
             Happens::Restarts { host } => 16 << 8 | host as u64,
+            Happens::MasterRestarts => 17 << 8,
         };
         self.mix(next.at);
         self.mix(kind);

@@ -2,8 +2,9 @@
 
 use moorline_types::BLOCK_SIZE;
 
-use super::{Act, Ailment, Aim, Cast, Pace, Recipe};
+use super::{Act, Ailment, Aim, Cast, Pace, Patience, Recipe};
 use crate::{
+    clock::ClockChange,
     dice::Dice,
     disk::flaws::How,
     network::Party,
@@ -93,6 +94,12 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
             let restart = time + MS * dice.between(50, 1_500);
             acts.push((restart, Act::PowerCut(s)));
             acts.push((restart + down, Act::Start(s)));
+            // Once more, while its log still holds what it cut meanwhile.
+            let again = restart + down + MS * dice.between(200, 3_000);
+            if dice.percent(50) {
+                acts.push((again, Act::PowerCut(s)));
+                acts.push((again + down, Act::Start(s)));
+            }
             acts
         }
         Recipe::Shift { time, rot } => shift(cast, (time, rot), dice),
@@ -158,7 +165,116 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
             Some(s) => vec![(0, Act::Stray(s, kind, count))],
             None => Vec::new(),
         },
+        Recipe::KillTwice { gap } => match cast.followers.first().copied() {
+            Some(s) => {
+                let back = MS * dice.between(2, 60);
+                let (again, up) = (back + gap, back + gap + MS * dice.between(2, 60));
+                vec![
+                    (0, Act::Kill(s)),
+                    (back, Act::Start(s)),
+                    (again, Act::Kill(s)),
+                    (up, Act::Start(s)),
+                ]
+            }
+            None => Vec::new(),
+        },
+        Recipe::LostSuperblock { aim, time } => {
+            let s = aimed(aim, dice);
+            vec![
+                (0, Act::Hurry(Pace::Hurried)),
+                (time, Act::Hurry(Pace::AsPlanned)),
+                (time, Act::PowerCut(s)),
+                (time + 1, Act::RotNewer(s)),
+                (time + MS * dice.between(5, 100), Act::Start(s)),
+            ]
+        }
+        Recipe::Defect { time } => defect(cast, time, dice),
+        Recipe::LateGrants { time } => late_grants(cast, time),
+        Recipe::Replay { aim, time } => {
+            let s = aimed(aim, dice);
+            others(s)
+                .flat_map(|other| {
+                    let reset = Act::Break(Party::Server(s), Party::Server(other));
+                    [(0, reset), (time, Act::Replay(s, other))]
+                })
+                .collect()
+        }
+        Recipe::DamagedFrame { aim, damage } => {
+            let s = aimed(aim, dice);
+            let mut from: Vec<Party> = others(s).map(Party::Server).collect();
+            from.push(Party::Master);
+            vec![(0, Act::Damage(dice.pick(&from), Party::Server(s), damage))]
+        }
+        Recipe::ForgedEpoch { aim, forgery } => {
+            let s = aimed(aim, dice);
+            others(s)
+                .map(|other| (0, Act::Forge(other, s, forgery)))
+                .collect()
+        }
+        Recipe::ClockSlew { aim, per_million } => {
+            let s = Party::Server(aimed(aim, dice));
+            vec![(0, Act::Clock(s, ClockChange::Rate { per_million }))]
+        }
+        Recipe::ClockReset { aim, down, to } => {
+            let s = aimed(aim, dice);
+            let reset = Act::Clock(Party::Server(s), ClockChange::Reset { to });
+            vec![
+                (0, Act::PowerCut(s)),
+                (1, reset),
+                (down.max(2), Act::Start(s)),
+            ]
+        }
+        Recipe::ClockJump { by } => {
+            vec![(0, Act::Clock(Party::Master, ClockChange::Forward { by }))]
+        }
+        Recipe::Moved { aim, down } => {
+            let s = aimed(aim, dice);
+            vec![
+                (0, Act::Kill(s)),
+                (1, Act::Readdress(s)),
+                (down.max(2), Act::Start(s)),
+            ]
+        }
+        Recipe::MasterAtTxn { moment } => vec![(0, Act::MasterAtTxn(moment))],
     }
+}
+
+/// The member that lets a cut-off primary serve forgets that it does, and is with the others.
+fn defect(cast: &Cast, time: u64, dice: &mut Dice) -> Vec<(u64, Act)> {
+    let Some((r, rest)) = cast.followers.split_first() else {
+        return Vec::new();
+    };
+    let (p, r, far, over) = (cast.primary, *r, far_half(rest), time + SECOND * 5);
+    let mut acts = cut_off(p, &far, (0, over), dice);
+    acts.extend(cut_off(r, &far, (0, time), dice));
+    acts.extend(cut_off(p, &[Party::Server(r)], (time, over), dice));
+    acts.push((time, Act::PowerCut(r)));
+    acts.push((time + MS * dice.between(2, 60), Act::Start(r)));
+    acts
+}
+
+/// What is said to a primary stays on its way, its own words a little later too; then what was
+/// said to it by servers arrives, and what the master says does not.
+fn late_grants(cast: &Cast, time: u64) -> Vec<(u64, Act)> {
+    let p = Party::Server(cast.primary);
+    let servers = || cast.followers.iter().map(|s| Party::Server(*s));
+    let (deaf, arrives) = (700 * MS, 700 * MS + time);
+    let over = arrives + 1_500 * MS;
+    let mut acts = vec![
+        (0, Act::Patience(Patience::Endless)),
+        (0, Act::Block(Party::Master, p)),
+        (0, Act::Block(p, Party::Master)),
+    ];
+    acts.extend(servers().map(|s| (0, Act::Block(s, p))));
+    acts.extend(servers().map(|s| (deaf, Act::Block(p, s))));
+    acts.extend(servers().map(|s| (arrives, Act::Unblock(s, p))));
+    acts.push((over, Act::Patience(Patience::Usual)));
+    for other in servers().chain([Party::Master]) {
+        acts.push((over, Act::Unblock(p, other)));
+        acts.push((over, Act::Unblock(other, p)));
+        acts.push((over, Act::Break(p, other)));
+    }
+    acts
 }
 
 fn ailing(

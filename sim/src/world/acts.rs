@@ -10,9 +10,10 @@ use moorline_types::{BlockCount, OpenCount, StoreId};
 
 use super::{Happens, World, phases::Phase};
 use crate::{
+    clock::ClockChange,
     dice::Dice,
     disk::SimDisk,
-    faults::{self, Act, Cast, Pace, ROT_BYTES, Recipe},
+    faults::{self, Act, Cast, Pace, Patience, ROT_BYTES, Recipe},
     network::Party,
     plan::SECOND,
     watch::SpotKind,
@@ -91,6 +92,35 @@ impl World {
                 let host = &mut self.hosts[s];
                 host.old_image = host.disks.values().next().map(SimDisk::image);
             }
+            Act::Patience(patience) => self.patience = patience,
+            Act::Replay(a, b) => self.replay(Party::Server(a), Party::Server(b)),
+            Act::Damage(from, to, damage) => {
+                let bits = self.dice.bits();
+                self.network.damage(from, to, damage, bits);
+            }
+            Act::Forge(from, to, forgery) => {
+                self.forge(Party::Server(from), Party::Server(to), forgery);
+            }
+            Act::Clock(Party::Master, change) => self.change_master_clock(change),
+            Act::Clock(Party::Server(s), change) => {
+                let host = &mut self.hosts[s];
+                let resets = matches!(change, ClockChange::Reset { .. });
+                // A clock that runs never shows an earlier time.
+                if host.is_up() && resets {
+                    return;
+                }
+                host.clock = host.clock.changed(self.now, change);
+                host.wake_at = None;
+                self.schedule_wake(s);
+            }
+            Act::Readdress(s) => {
+                let host = &mut self.hosts[s];
+                host.moves += u32::from(!host.is_up());
+            }
+            Act::MasterAtTxn(moment) => {
+                self.master.strike = Some((self.master.txns + 1, moment));
+            }
+            Act::RotNewer(s) => self.rot_newer(s),
             Act::Rollback(s) => self.roll_back(s),
             Act::Fail(..)
             | Act::Fill(_)
@@ -138,6 +168,26 @@ impl World {
         if good(0) && good(1) {
             let copy = self.dice.index(2);
             disk.rot(SUPERBLOCK_OFFSETS[copy], ROT_BYTES);
+        }
+    }
+
+    /// Makes the newer superblock copy unreadable, if the older one can be read.
+    fn rot_newer(&mut self, s: usize) {
+        if self.hosts[s].is_up() {
+            return;
+        }
+        let Some(disk) = self.hosts[s].disks.values_mut().next() else {
+            return;
+        };
+        let generation = |copy: u32| {
+            let mut bytes = vec![0; SUPERBLOCK_BYTES];
+            disk.read_exact_at(SUPERBLOCK_OFFSETS[copy as usize], &mut bytes)
+                .ok()?;
+            Some(Superblock::decode(copy, &bytes).ok()?.generation)
+        };
+        if let (Some(a), Some(b)) = (generation(0), generation(1)) {
+            let newer = usize::from(b > a);
+            disk.rot(SUPERBLOCK_OFFSETS[newer], ROT_BYTES);
         }
     }
 
@@ -214,6 +264,8 @@ impl World {
         self.line(|| "all is healed".into());
         self.healed_at = self.now;
         self.pace = Pace::AsPlanned;
+        self.patience = Patience::Usual;
+        self.network.damage_nothing();
         self.network.unblock_all();
         self.release_held();
         for index in 0..self.hosts.len() {
@@ -225,6 +277,9 @@ impl World {
             let life = self.hosts[index].life;
             self.resume(index, life);
             self.mend(index);
+        }
+        if self.master.strike.is_some() && self.plan.master_strike.is_none() {
+            self.master.strike = None;
         }
         self.start_master();
     }

@@ -65,7 +65,15 @@ impl World {
             | Act::Hurry(_)
             | Act::Wipe(_)
             | Act::Snapshot(_)
-            | Act::Rollback(_) => unreachable!("not an act on a disk"),
+            | Act::Rollback(_)
+            | Act::RotNewer(_)
+            | Act::Patience(_)
+            | Act::Replay(..)
+            | Act::Damage(..)
+            | Act::Forge(..)
+            | Act::Clock(..)
+            | Act::Readdress(_)
+            | Act::MasterAtTxn(_) => unreachable!("not an act on a disk"),
         }
     }
 

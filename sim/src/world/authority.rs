@@ -7,7 +7,7 @@ use moorline_master::{
     record::{Value, VolumeRecord},
     store::memory::MemoryStore,
 };
-use moorline_types::{AckPoint, ClusterId, OpenCount};
+use moorline_types::{AckPoint, ClusterId, OpenCount, Policy};
 use moorline_volume::Event;
 use moorline_wire::{
     Message,
@@ -15,12 +15,13 @@ use moorline_wire::{
     hello::Identity,
 };
 
-use super::{Happens, World};
+use super::{Happens, World, phases::Phase};
 use crate::{
     checkers::{Rule, Violation},
-    clock::Clock,
+    clock::{Clock, ClockChange},
     network::{ConnNo, End, Party, Seat},
     plan::MS,
+    strike::Moment,
 };
 
 /// The connection of the operator who makes the volume.
@@ -34,13 +35,19 @@ pub(super) struct MasterHost {
     /// What a backup holds.
     copy: Option<MemoryStore>,
     pub(super) life: u32,
-    clock: Clock,
+    pub(super) clock: Clock,
     wake_at: Option<u64>,
     conns: BTreeMap<ConnId, ConnNo>,
+    /// Transactions that it asked its store for since the volume serves, in all its runs.
+    pub(super) txns: u64,
+    /// At which of them its process ends.
+    pub(super) strike: Option<(u64, Moment)>,
+    /// Whether it did.
+    pub(super) struck: bool,
 }
 
 impl MasterHost {
-    pub(super) fn new(clock: Clock) -> Self {
+    pub(super) fn new(clock: Clock, strike: Option<(u64, Moment)>) -> Self {
         Self {
             master: None,
             store: MemoryStore::new(),
@@ -49,6 +56,9 @@ impl MasterHost {
             clock,
             wake_at: None,
             conns: BTreeMap::new(),
+            txns: 0,
+            strike,
+            struck: false,
         }
     }
 
@@ -93,12 +103,55 @@ impl World {
     /// The process ends: of the transactions that it asked for, some first ones may be durable.
     pub(super) fn end_master(&mut self) {
         if self.master.is_up() {
-            self.master.master = None;
-            self.master.wake_at = None;
-            self.master.conns.clear();
             let kept = self.dice.index(3);
-            self.master.store.crash(kept);
-            self.drop_conns_of(Party::Master, false);
+            self.end_master_with(kept);
+        }
+    }
+
+    fn end_master_with(&mut self, kept: usize) {
+        self.master.master = None;
+        self.master.wake_at = None;
+        self.master.conns.clear();
+        self.master.store.crash(kept);
+        self.drop_conns_of(Party::Master, false);
+    }
+
+    /// The process ends just before or after the transaction that it asked for last is durable.
+    pub(super) fn strike_master(&mut self, moment: Moment) {
+        self.master.strike = None;
+        self.master.struck = true;
+        self.line(|| format!("STRIKE master {}", moment.name()));
+        *self
+            .counts
+            .struck
+            .entry(("master", moment.name()))
+            .or_default() += 1;
+        let begun = self.master.store.begun();
+        self.end_master_with(match moment {
+            Moment::Before | Moment::Torn => begun - 1,
+            Moment::After => begun,
+        });
+        let delay = MS * self.dice.between(5, 1_500);
+        self.after(delay, Happens::MasterRestarts);
+    }
+
+    /// The clock changes; what was to happen at one of its times happens at another.
+    pub(super) fn change_master_clock(&mut self, change: ClockChange) {
+        if self.plan.policy == Policy::BestEffort {
+            // The master's own lease is all that fences there: it counts on that clock.
+            return;
+        }
+        self.master.clock = self.master.clock.changed(self.now, change);
+        self.master.wake_at = None;
+        self.master_wakes_later();
+    }
+
+    /// Looks for the volume if nobody heard that it was made, or asks for it once more.
+    pub(super) fn operator_asks_again(&mut self) {
+        let master = self.master.master.as_ref();
+        self.volume = master.and_then(|master| master.authority().volume_id("demo"));
+        if self.volume.is_none() {
+            self.operator_creates();
         }
     }
 
@@ -208,7 +261,7 @@ impl World {
         let peer = Identity::Server {
             server: server.server.clone(),
             boot: server.boot,
-            data_addr: format!("{}:1", server.server),
+            data_addr: server.data_addr(),
             control_addr: format!("{}:2", server.server),
         };
         let id = ConnId(conn.0);
@@ -282,6 +335,12 @@ impl World {
                 }
                 ServiceAction::Commit(txn) => {
                     self.master.store.begin(txn);
+                    self.master.txns += u64::from(self.phase != Phase::SetUp);
+                    if let Some((at, moment)) = self.master.strike
+                        && at <= self.master.txns
+                    {
+                        return self.strike_master(moment);
+                    }
                     let (life, delay) = (self.master.life, self.dice.between(MS / 5, MS * 5));
                     self.after(delay, Happens::MasterCommits { life });
                 }

@@ -16,7 +16,7 @@ use moorline_wire::{
     control::{ReplicaReport, ServerToMaster},
 };
 
-use super::{Happens, Timeline, World};
+use super::{Address, Happens, Timeline, World};
 use crate::{
     checkers::{Rule, Violation},
     clock::Clock,
@@ -42,7 +42,7 @@ pub(super) struct Host {
     devices: u32,
     inbox: Vec<Event>,
     step_at: Option<u64>,
-    wake_at: Option<u64>,
+    pub(super) wake_at: Option<u64>,
     pub(super) paused_until: u64,
     links: BTreeMap<LinkId, (ConnNo, End)>,
     links_made: u64,
@@ -78,6 +78,8 @@ pub(super) struct Host {
     /// The block at rest that will rot, what it held, and in which run of the process.
     pub(super) rot_marked: Option<(u32, u64, bytes::Bytes)>,
     idle_steps: (u64, u32),
+    /// How often it got another address.
+    pub(super) moves: u32,
 }
 
 impl Host {
@@ -115,11 +117,20 @@ impl Host {
             reported: None,
             rot_marked: None,
             idle_steps: (0, 0),
+            moves: 0,
         }
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.node.is_some()
+    }
+
+    /// Where other servers find it.
+    pub(super) fn data_addr(&self) -> String {
+        match self.moves {
+            0 => format!("{}:1", self.server),
+            moves => format!("{}:{}", self.server, 100 + moves),
+        }
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -161,7 +172,7 @@ impl World {
         host.boot = boot;
         let mut config = NodeConfig::new(host.server.clone(), boot);
         config.cluster = host.cluster;
-        config.data_addr = format!("{}:1", host.server);
+        config.data_addr = host.data_addr();
         config.control_addr = format!("{}:2", host.server);
         config.nbd_addr = format!("{}:3", host.server);
         config.version = "0".into();
@@ -378,7 +389,7 @@ impl World {
         }
     }
 
-    fn schedule_wake(&mut self, index: usize) {
+    pub(super) fn schedule_wake(&mut self, index: usize) {
         let now = self.now;
         let host = &mut self.hosts[index];
         let Some(due) = host.node.as_ref().and_then(Node::next_deadline) else {
@@ -408,7 +419,7 @@ impl World {
             Action::RemoveDevice { device } => {
                 self.hosts[index].disks.remove(&device);
             }
-            Action::Dial { server, address: _ } => {
+            Action::Dial { server, address } => {
                 let Some(to) = self.hosts.iter().position(|host| host.server == server) else {
                     return;
                 };
@@ -416,6 +427,10 @@ impl World {
                 let reaches = self
                     .network
                     .reaches(Party::Server(index), Party::Server(to));
+                let address = match self.hosts[to].data_addr() == address {
+                    true => Address::Current,
+                    false => Address::Former,
+                };
                 let delay = match reaches {
                     true => self.net_delay() * 3,
                     false => MS * self.dice.between(200, 1_000),
@@ -426,6 +441,7 @@ impl World {
                         host: index,
                         life,
                         to,
+                        address,
                     },
                 );
             }

@@ -1,10 +1,12 @@
 //! Connections between machines: dialed, carried, broken.
 
+use moorline_types::Epoch;
 use moorline_volume::Event;
-use moorline_wire::Message;
+use moorline_wire::{Message, VolumeMessage, encode};
 
-use super::{Happens, World};
+use super::{Address, Happens, World};
 use crate::{
+    faults::{Forgery, Patience},
     network::{Arrival, Conn, ConnNo, End, Party, Seat},
     plan::MS,
 };
@@ -25,12 +27,13 @@ impl World {
         }
     }
 
-    pub(super) fn dialed(&mut self, host: usize, life: u32, to: usize) {
+    pub(super) fn dialed(&mut self, host: usize, life: u32, (to, address): (usize, Address)) {
         if self.hosts[host].life != life || !self.hosts[host].is_up() {
             return;
         }
         let reaches = self.network.reaches(Party::Server(host), Party::Server(to));
-        if !reaches || !self.hosts[to].is_up() || self.dice.percent(2) {
+        let there = address == Address::Current && self.hosts[to].is_up();
+        if !reaches || !there || self.dice.percent(2) {
             let server = self.hosts[to].server.clone();
             self.tell(host, Event::DialFailed { server });
             return;
@@ -59,7 +62,14 @@ impl World {
             Arrival::Held => {
                 // Nothing comes through: in the end somebody's time-out ends the connection.
                 let patience = MS * self.dice.between(500, 6_000);
-                self.after(patience, Happens::Breaks { conn });
+                if self.patience == Patience::Usual {
+                    self.after(patience, Happens::Breaks { conn });
+                }
+            }
+            Arrival::Refused => {
+                *self.counts.notes.entry("frames_refused").or_default() += 1;
+                self.line(|| format!("a damaged frame ends connection {}", conn.0));
+                self.break_conn(conn);
             }
             Arrival::Message(message) => self.deliver(seat, (conn, to), *message),
         }
@@ -80,6 +90,45 @@ impl World {
             (Party::Server(index), message) => {
                 self.line(|| format!("s{} < {}", index + 1, brief(&message)));
                 self.link_message(index, (conn, to), message);
+            }
+        }
+    }
+
+    /// What ended connections between two processes carried arrives once more, behind what the
+    /// connections that stand carry.
+    pub(super) fn replay(&mut self, a: Party, b: Party) {
+        for conn in self.conns_between(a, b) {
+            for (to, parts) in self.network.said_before(conn) {
+                let earliest = self.now + self.net_delay();
+                if let Some(at) = self.network.carry(conn, to, parts, earliest) {
+                    *self.counts.notes.entry("frames_replayed").or_default() += 1;
+                    self.at(at, Happens::Arrives { conn, to });
+                }
+            }
+        }
+    }
+
+    /// The last messages from one server to another arrive once more, in another epoch's name.
+    pub(super) fn forge(&mut self, from: Party, to: Party, forgery: Forgery) {
+        for conn in self.conns_between(from, to) {
+            let Some(state) = self.network.get(conn) else {
+                continue;
+            };
+            let end = match state.dialer.party == to {
+                true => End::Dialer,
+                false => End::Acceptor,
+            };
+            for message in self.network.said_to(conn, end) {
+                let Some(forged) = forged(message, forgery) else {
+                    continue;
+                };
+                *self.counts.notes.entry("frames_forged").or_default() += 1;
+                let mut parts = Vec::new();
+                encode(&forged, &mut parts).expect("as long as the one that was sent");
+                let earliest = self.now + self.net_delay();
+                if let Some(at) = self.network.carry(conn, end, parts, earliest) {
+                    self.at(at, Happens::Arrives { conn, to: end });
+                }
             }
         }
     }
@@ -141,15 +190,16 @@ impl World {
     }
 
     pub(super) fn break_between(&mut self, a: Party, b: Party) {
-        let conns: Vec<ConnNo> = self
-            .network
-            .all()
-            .filter(|(_, conn)| other_end(conn, a).is_some_and(|seat| seat.party == b))
-            .map(|(number, _)| number)
-            .collect();
-        for conn in conns {
+        for conn in self.conns_between(a, b) {
             self.break_conn(conn);
         }
+    }
+
+    fn conns_between(&self, a: Party, b: Party) -> Vec<ConnNo> {
+        let all = self.network.all();
+        all.filter(|(_, conn)| other_end(conn, a).is_some_and(|seat| seat.party == b))
+            .map(|(number, _)| number)
+            .collect()
     }
 
     /// Lets what was held go on, now that something was unblocked.
@@ -171,6 +221,40 @@ fn other_end(conn: &Conn, party: Party) -> Option<Seat> {
     } else {
         None
     }
+}
+
+/// The same message in another epoch's name; `None` for one that names none.
+fn forged(mut message: Message, forgery: Forgery) -> Option<Message> {
+    let forge = |epoch: &mut Epoch| {
+        let (minted, reign) = (epoch.assignment(), epoch.reign());
+        *epoch = match forgery {
+            Forgery::Stale => Epoch::new(minted.saturating_sub(1), reign),
+            Forgery::Far => Epoch::new(minted.saturating_add(Epoch::JUMP_MAX + 1), reign),
+            Forgery::NearMaximum => Epoch::new(u64::MAX - 1, reign),
+            Forgery::Maximum => Epoch::new(u64::MAX, u64::MAX),
+        };
+    };
+    match &mut message {
+        Message::Volume(header, body) => {
+            forge(&mut header.epoch);
+            if let VolumeMessage::PromiseRequest(request) = body {
+                forge(&mut request.line.epoch);
+            }
+        }
+        Message::LeaseRequest(request) => {
+            request.volumes.iter_mut().for_each(|v| forge(&mut v.epoch));
+        }
+        Message::LeaseGrant(grant) => {
+            grant.granted.iter_mut().for_each(|v| forge(&mut v.epoch));
+            grant.refused.iter_mut().for_each(|v| forge(&mut v.epoch));
+        }
+        Message::Hello(_)
+        | Message::ServerToMaster(_)
+        | Message::MasterToServer(_)
+        | Message::ClientRequest { .. }
+        | Message::ClientResponse { .. } => return None,
+    }
+    Some(message)
 }
 
 /// The beginning of a message's debug text.

@@ -70,9 +70,14 @@ impl World {
 
     fn set_up(&mut self) {
         let all_known = self.hosts.iter().all(|host| host.master.is_some());
-        if self.volume.is_none() && all_known && !self.asked_for_volume && self.now > 200 * MS {
-            self.asked_for_volume = true;
-            self.operator_creates();
+        if self.volume.is_none() && all_known && self.now > 200 * MS {
+            let run = self.master.life;
+            match self.asked_for_volume.replace(run) {
+                None => self.operator_creates(),
+                // The master that was asked is gone.
+                Some(asked) if asked != run => self.operator_asks_again(),
+                Some(_) => {}
+            }
         }
         let Some(host) = self.serving_host() else {
             return;
@@ -100,7 +105,9 @@ impl World {
         let settled = begun + last_fault.map_or(0, |at| at + SECOND * 8);
         let enough = self.counts.ops >= self.plan.ops as u64;
         // What a strike leads to is its recovery: no more requests than that needs.
-        let struck = self.strikes.is_struck() && self.hosts.iter().all(Host::is_up);
+        let master_struck = self.plan.master_strike.is_some() && self.master.struck;
+        let struck = self.strikes.is_struck() || master_struck;
+        let struck = struck && self.master.is_up() && self.hosts.iter().all(Host::is_up);
         // Under disturbances that stop the volume the requests do not all get their turn.
         if struck || (enough && self.now > settled) || self.now > settled + SECOND * 20 {
             self.heal();

@@ -105,6 +105,19 @@ fn a9_only_who_holds_every_committed_record_leads() {
 }
 
 #[test]
+fn a10_a_server_that_comes_back_at_another_address_is_the_same_member() {
+    for (seed, aim) in [(70, PRIMARY), (71, FOLLOWER), (72, PRIMARY)] {
+        let moved = Recipe::Moved {
+            aim,
+            down: 500 * MS,
+        };
+        let play = Stage::of(seed).requests(400).at(2 * SECOND, moved);
+        let seen = play.at(6 * SECOND, moved).play();
+        assert!(seen.times("connected") >= 4, "{:?}", seen.0.counts.notes);
+    }
+}
+
+#[test]
 fn a11_late_answers_change_nothing() {
     let hangs = Recipe::HungDisk {
         aim: FOLLOWER,

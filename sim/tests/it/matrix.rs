@@ -1,7 +1,7 @@
 //! The fault matrix, row by row: what is done to the cluster, and what must be seen. That nothing
 //! acknowledged is lost, nothing stale is read and nobody waits for ever, the oracle says of each.
 
-use moorline_sim::{Aim, Moment, OpClass, Reach, Recipe, Region, StrayKind};
+use moorline_sim::{Aim, Damage, Forgery, Moment, OpClass, Reach, Recipe, Region, StrayKind};
 use moorline_types::Policy;
 
 use crate::stage::{MS, SECOND, Stage};
@@ -262,4 +262,91 @@ fn a_restored_master_stops_nobody_whose_lease_the_members_grant() {
     };
     let seen = Stage::of(54).at(2 * SECOND, restored).play();
     seen.saw("master_restored").one_reign();
+}
+
+#[test]
+fn what_an_ended_connection_said_changes_nothing_in_the_next_one() {
+    for (seed, time) in [(40, 200 * MS), (41, SECOND), (42, 2 * SECOND)] {
+        let replay = Recipe::Replay { aim: PRIMARY, time };
+        let play = Stage::of(seed).requests(400);
+        let play = (1..6).fold(play, |play, turn| play.at(turn * 3 * SECOND, replay));
+        play.play().saw("frames_replayed").one_reign();
+    }
+}
+
+#[test]
+fn leases_that_arrive_when_others_lead_are_over() {
+    for seed in 43..46 {
+        let late = Recipe::LateGrants { time: 5 * SECOND };
+        let play = Stage::of(seed).requests(400).at(2 * SECOND, late);
+        play.play().failed_over();
+    }
+}
+
+#[test]
+fn a_damaged_frame_ends_its_connection_and_changes_nothing() {
+    for damage in [Damage::Half, Damage::Flipped] {
+        for aim in [PRIMARY, FOLLOWER] {
+            let recipe = Recipe::DamagedFrame { aim, damage };
+            let play = Stage::of(46).requests(400);
+            let play = (1..9).fold(play, |play, turn| play.at(turn * SECOND, recipe));
+            play.play().saw("frames_refused");
+        }
+    }
+}
+
+#[test]
+fn epochs_that_nobody_minted_are_refused() {
+    for forgery in [
+        Forgery::Stale,
+        Forgery::Far,
+        Forgery::NearMaximum,
+        Forgery::Maximum,
+    ] {
+        for aim in [PRIMARY, FOLLOWER] {
+            let forged = Recipe::ForgedEpoch { aim, forgery };
+            let play = Stage::of(47).requests(300);
+            let play = (1..6).fold(play, |play, turn| play.at(turn * SECOND, forged));
+            play.play().saw("frames_forged").one_reign();
+        }
+    }
+}
+
+/// Before and after each of the transactions that follow when a primary is lost.
+#[test]
+fn a_master_that_ends_at_any_of_its_transactions_forgets_no_decision() {
+    let kill = Recipe::Kill {
+        aim: PRIMARY,
+        down: 3 * SECOND,
+    };
+    let mut struck = 0;
+    for moment in [Moment::Before, Moment::After] {
+        for txn in 1..=8 {
+            let play = Stage::short(48).at(SECOND, kill);
+            let seen = play.master_lost(txn, moment).play();
+            let key = ("master", moment.name());
+            struck += seen.0.counts.struck.get(&key).copied().unwrap_or(0);
+        }
+    }
+    assert!(struck > 0, "the master ended at {struck} transactions");
+}
+
+#[test]
+fn clocks_that_drift_begin_anew_or_leave_time_out_break_no_promise() {
+    let slew = |per_million| Recipe::ClockSlew {
+        aim: PRIMARY,
+        per_million,
+    };
+    let reset = |to| Recipe::ClockReset {
+        aim: PRIMARY,
+        down: 300 * MS,
+        to,
+    };
+    let jump = Recipe::ClockJump { by: 8 * SECOND };
+    let play = Stage::of(49).at(SECOND, slew(980_000));
+    play.at(6 * SECOND, slew(1_019_999)).play().one_reign();
+    for to in [0, 900 * SECOND] {
+        Stage::of(49).at(2 * SECOND, reset(to)).play().failed_over();
+    }
+    Stage::of(49).at(2 * SECOND, jump).play();
 }

@@ -77,6 +77,12 @@ impl Stage {
         self
     }
 
+    /// The master's process ends at one of its transactions.
+    pub(crate) fn master_lost(mut self, txn: u64, moment: Moment) -> Self {
+        self.plan.master_strike = Some((txn, moment));
+        self
+    }
+
     pub(crate) fn play(self) -> Seen {
         let outcome = run_plan(self.seed, self.plan, None, Timeline::Off);
         assert!(

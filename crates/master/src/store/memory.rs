@@ -30,6 +30,12 @@ impl MemoryStore {
         self.begun.push(txn);
     }
 
+    /// Transactions that were begun and are not durable.
+    #[must_use]
+    pub fn begun(&self) -> usize {
+        self.begun.len()
+    }
+
     /// Makes the oldest transaction begun durable and says what came of it; `None` when none is.
     pub fn finish(&mut self) -> Option<(Txn, Result<(), CommitError>)> {
         if self.begun.is_empty() {
