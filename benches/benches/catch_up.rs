@@ -28,6 +28,7 @@ fn answered<'a>(ours: &'a MemoryLog, history: &'a [EpochStart]) -> Fact<'a> {
     let none = Lsn::ZERO;
     let primary = PrimaryFacts {
         history: ours.log.history(),
+        lowest_pin: None,
         given_up: &[],
         head: ours.log.head(),
         committed: ours.log.flushed(),
@@ -75,9 +76,13 @@ fn caught_up(ours: &mut MemoryLog, replica: &ReplicaId) -> u64 {
                     session: plan.stamp.session,
                 };
                 let pin = |above| ours.log.pin(above, holder, NOW);
-                let bound = BoundPlan::bind(&sender, &plan, pin).expect("the log holds it all");
+                let mut turn = Turn {
+                    now: NOW,
+                    sender: Some(&mut sender),
+                    out: &mut out,
+                };
+                let bound = BoundPlan::bind(&mut turn, &plan, pin).expect("the log holds it all");
                 execution = Some(CatchUp::new(bound, CatchUpConfig::default()));
-                tell(&mut sender, plan.stamp, Fact::PlanBound, &mut out);
             }
         }
     }

@@ -75,6 +75,7 @@ fn busy(peer: &ServerId) -> (Registry, SessionStamp) {
         committed: HEAD,
         tail: Lsn::ZERO,
         checkpoint: Lsn::ZERO,
+        lowest_pin: None,
         given_up: &[],
     };
     let replica = ReplicaFacts {

@@ -85,15 +85,18 @@ pub(crate) fn loom() -> Result<()> {
 
 /// The examples, which are promises about the public API: each asserts what it shows.
 pub(crate) fn examples() -> Result<()> {
-    run(&mut cargo(&[
-        "run",
-        "--quiet",
-        "--locked",
-        "-p",
-        "moorline-executor",
-        "--example",
-        "embed",
-    ]))
+    for name in ["embed", "rebuild"] {
+        run(&mut cargo(&[
+            "run",
+            "--quiet",
+            "--locked",
+            "-p",
+            "moorline-executor",
+            "--example",
+            name,
+        ]))?;
+    }
+    Ok(())
 }
 
 /// The smallest worlds of the protocol model.

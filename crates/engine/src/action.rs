@@ -83,14 +83,16 @@ pub enum Action {
         /// What the replica proved durable, at or above the join point.
         frontier: Lsn,
     },
-    /// Bind a replica that is being rebuilt to the live stream under the ordering point: read
-    /// B := committed, ship `(B, head]` with the log pinned at B until that is received, let live
-    /// records follow, and tell `Fact::Joined`.
+    /// Bind a replica that is being rebuilt to the live stream under the ordering point: ship
+    /// `(base, head]` with the log pinned at `base` until that is received, let live records follow,
+    /// and tell `Fact::Joined`.
     JoinForRebuild {
         /// For whom.
         stamp: SessionStamp,
+        /// B: the LSN of the base.
+        base: Lsn,
     },
-    /// Lay the base under the joined stream, as the bound plan says.
+    /// Lay the base under the joined stream, as the bound plan says, and not before.
     StartBase {
         /// For whom.
         stamp: SessionStamp,

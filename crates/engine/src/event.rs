@@ -95,7 +95,9 @@ pub enum Fact<'a> {
         /// Its last record.
         through: Lsn,
     },
-    /// The replica's log is durable through `flushed`, a contiguous prefix.
+    /// The replica's log is durable through `flushed`, a contiguous prefix. Within a rebuild only the
+    /// log that this session itself began, above its base, is meant: what the replica held before
+    /// says nothing.
     Acknowledged {
         /// Its durable frontier.
         flushed: Lsn,
@@ -229,7 +231,7 @@ pub enum Refusal {
         /// What was done.
         got: Lsn,
     },
-    /// A join point below what the session already shipped.
+    /// A join point below what the session already shipped, or below its base.
     #[error("join point {join_point} lies below {shipped}, which was shipped before")]
     JoinBelowShipped {
         /// The join point.
@@ -240,6 +242,14 @@ pub enum Refusal {
     /// Completion without proof.
     #[error("completion without proof: {0}")]
     CompletionRejected(CompletionRejected),
+    /// A base that became whole at a committed point below the one that it began at.
+    #[error("the base is of {base}, but only {committed} is said to be committed")]
+    TargetBelowBase {
+        /// B.
+        base: Lsn,
+        /// What was said to be committed now.
+        committed: Lsn,
+    },
     /// More extents than the base has.
     #[error("{extents} extents were laid of a base of {total}")]
     PastBase {

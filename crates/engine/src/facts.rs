@@ -17,6 +17,8 @@ pub struct PrimaryFacts<'a> {
     pub tail: Lsn,
     /// Extents durably hold everything through here; advanced by the flusher.
     pub checkpoint: Lsn,
+    /// The lowest live pin: records above it are held.
+    pub lowest_pin: Option<Lsn>,
     /// Decisions known here to have given records up.
     pub given_up: &'a [GivenUp],
 }
@@ -135,6 +137,30 @@ pub enum Impossible {
         /// Its last record.
         head: Lsn,
     },
+    /// What is reclaimed was there once.
+    #[error("the primary's tail {tail} is above its head {head}")]
+    TailPastHead {
+        /// Its retained boundary (exclusive).
+        tail: Lsn,
+        /// Its last record.
+        head: Lsn,
+    },
+    /// A record that both logs hold lies in both.
+    #[error("the last common record {common} is above the primary's head {head}")]
+    CommonPastHead {
+        /// L.
+        common: Lsn,
+        /// Its last record.
+        head: Lsn,
+    },
+    /// What changed is a part of the image.
+    #[error("{delta} extents are said to have changed of an image of {image}")]
+    DeltaPastImage {
+        /// Extents changed above L.
+        delta: u64,
+        /// Extents of the image.
+        image: u64,
+    },
     /// Epochs and their first records ascend together and end at the head.
     #[error("the {side}'s epoch history is out of order at epoch {epoch} from {first}")]
     HistoryOutOfOrder {
@@ -188,6 +214,9 @@ impl PrimaryFacts<'_> {
                 checkpoint: self.checkpoint,
                 applied: self.committed,
             });
+        }
+        if let Some(pin) = self.lowest_pin {
+            check_pin(side, self.tail, pin)?;
         }
         check_tail(side, self.tail, self.checkpoint)
     }

@@ -9,10 +9,17 @@
 //! 3. [`Registry::handle`] with [`Event::Session`] for everything the replica answers. The facts of
 //!    a handshake are judged by [`classify`]; [`Action::BindPlan`], [`Action::SendTruncate`],
 //!    [`Action::StartShipping`], [`Action::Join`] and [`Action::RequestGrowth`] say what to do next,
-//!    and each names the [`Fact`] that answers it.
+//!    and each names the [`Fact`] that answers it. A rebuild is asked for by
+//!    [`Registry::request_session`]; its [`RebuildFacts`] are judged by [`choose_source`], and
+//!    [`Action::JoinForRebuild`] and [`Action::StartBase`] follow, in this order.
 //! 4. [`Registry::deadline_reached`] when [`Registry::next_deadline`] has come.
 //!
 //! Actions are carried out in order. Each [`Action::Emit`] goes into a [`RecoveryLog`].
+//!
+//! A registry has one owner, and nothing in it is shared: not the senders, not their fences, not the
+//! event stream. [`Registry::status`] copies; whoever has the copy holds up nobody, and [`Admitted`]
+//! is a word that is checked again by whoever hears it later. So there is no interleaving to explore
+//! here; what is shared, between the log and whoever holds a pin of it, is `moorline_wal::PinTable`.
 //!
 //! | file | holds |
 //! |---|---|
@@ -57,7 +64,7 @@ pub use outcome::{
 };
 pub use planner::{
     Checkpoint, PinNeed, Plan, PlanKind, RebuildFacts, RebuildSource, SourceChoice, Unavailable,
-    choose_source, plan,
+    choose_source, plan, plan_rebuild,
 };
 pub use recovery_log::{Escalated, RecoveryEvent, RecoveryLog, ReleaseCause, What};
 pub use registry::{Applied, AssignmentRefused, Reconciled, Registry, RegistryIdentity};
@@ -67,6 +74,7 @@ pub use sender::{
 pub use session::{
     AfterCut, CatchingUp, Cause, CompletionRejected, HandshakeFailure, Invalidation, Joining,
     Membership, Opening, Phase, PhaseName, PinKind, PinRefusal, PinRefusedReason, Planned,
-    Replaying, Session, SessionKind, SessionLimits, SessionStamp, Transferring, Truncating,
+    RebuildJoining, Replaying, Session, SessionKind, SessionLimits, SessionStamp, Transferring,
+    Truncating,
 };
 pub use status::{Progress, SenderStatus, SessionStatus};

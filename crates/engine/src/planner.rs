@@ -59,7 +59,8 @@ pub enum PlanKind {
 pub struct PinNeed {
     /// What it holds.
     pub kind: PinKind,
-    /// For history: records above it stay. For images: the image's LSN.
+    /// For history: records above it stay. For images: the image's LSN, and the records above it
+    /// stay until the replica has received them.
     pub lsn: Lsn,
 }
 
@@ -73,19 +74,13 @@ impl Plan {
                 kind: PinKind::History,
                 lsn: range.after(),
             }),
-            PlanKind::Rebuild { source, .. } => Some(match *source {
-                RebuildSource::SnapshotTail { checkpoint } => PinNeed {
-                    kind: PinKind::Snapshot,
-                    lsn: checkpoint,
+            PlanKind::Rebuild { source, .. } => Some(PinNeed {
+                kind: match source {
+                    RebuildSource::SnapshotTail { .. } => PinKind::Snapshot,
+                    RebuildSource::Delta { .. } => PinKind::Delta,
+                    RebuildSource::FullBase { .. } => PinKind::FullBase,
                 },
-                RebuildSource::Delta { above } => PinNeed {
-                    kind: PinKind::Delta,
-                    lsn: above,
-                },
-                RebuildSource::FullBase { at } => PinNeed {
-                    kind: PinKind::FullBase,
-                    lsn: at,
-                },
+                lsn: source.base(),
             }),
         }
     }
@@ -122,6 +117,30 @@ pub fn plan(
     })
 }
 
+/// Makes the plan of a rebuild, from one snapshot of the facts.
+///
+/// # Errors
+///
+/// [`Impossible`] with its numbers, when the facts cannot be true.
+pub fn plan_rebuild(
+    replica: &ReplicaId,
+    stamp: SessionStamp,
+    facts: &RebuildFacts,
+) -> Result<(Plan, Vec<Unavailable>), Impossible> {
+    facts.check()?;
+    let SourceChoice {
+        source,
+        extents,
+        refused,
+    } = choose_source(facts);
+    let plan = Plan {
+        replica: replica.clone(),
+        stamp,
+        kind: PlanKind::Rebuild { source, extents },
+    };
+    Ok((plan, refused))
+}
+
 /// What the base of a rebuild is made of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum RebuildSource {
@@ -130,16 +149,31 @@ pub enum RebuildSource {
         /// K_p.
         checkpoint: Lsn,
     },
-    /// Every extent changed above this LSN on either side.
+    /// Every extent changed above L on either side, as committed now.
     Delta {
         /// L.
         above: Lsn,
+        /// C_p when planned.
+        at: Lsn,
     },
     /// The whole committed image.
     FullBase {
-        /// C_p when planned; the LSN of the base is read again at the join.
+        /// C_p when planned.
         at: Lsn,
     },
+}
+
+impl RebuildSource {
+    /// B: the base holds everything through here; the join ships what lies above. A checkpoint's
+    /// image is of the checkpoint, any other of what was committed when the plan was made, which is
+    /// the instant of the join too.
+    #[must_use]
+    pub const fn base(self) -> Lsn {
+        match self {
+            Self::SnapshotTail { checkpoint } => checkpoint,
+            Self::Delta { at, .. } | Self::FullBase { at } => at,
+        }
+    }
 }
 
 /// Why a source could not be used; each refusal has its own.
@@ -196,6 +230,8 @@ pub struct RebuildFacts {
 impl RebuildFacts {
     /// Whether these facts can be true together. A checkpoint below the tail is not asked about:
     /// it is a reason of its own, [`Unavailable::TrustedCheckpointUnreplayableTail`].
+    /// `committed` is read under the ordering point: the plan is bound and the join begins in the
+    /// same turn, so it is the committed point at the join too.
     ///
     /// # Errors
     ///
@@ -204,6 +240,19 @@ impl RebuildFacts {
         let (committed, head) = (self.committed, self.head);
         if committed > head {
             return Err(Impossible::CommittedPastHead { committed, head });
+        }
+        if self.tail > head {
+            let tail = self.tail;
+            return Err(Impossible::TailPastHead { tail, head });
+        }
+        if let Some(common) = self.trusted_common
+            && common > head
+        {
+            return Err(Impossible::CommonPastHead { common, head });
+        }
+        let (delta, image) = (self.delta_extents, self.image_extents);
+        if delta > image {
+            return Err(Impossible::DeltaPastImage { delta, image });
         }
         match self.checkpoint {
             Checkpoint::Trusted(checkpoint) | Checkpoint::Untrusted(checkpoint)
@@ -279,11 +328,14 @@ fn delta_source(facts: &RebuildFacts) -> Result<RebuildSource, Unavailable> {
     if facts.source_map_from > above || facts.replica_map_from > above {
         return Err(Unavailable::ChangeMapTooYoung);
     }
-    Ok(RebuildSource::Delta { above })
+    let at = facts.committed;
+    Ok(RebuildSource::Delta { above, at })
 }
 
 #[cfg(test)]
 mod tests {
+    use moorline_types::{Epoch, OpenCount, SessionId, VolumeId};
+
     use super::*;
 
     const FACTS: RebuildFacts = RebuildFacts {
@@ -307,6 +359,7 @@ mod tests {
         };
         let delta = Delta {
             above: Lsn::new(20),
+            at: Lsn::new(55),
         };
         let full = FullBase { at: Lsn::new(55) };
         let young = RebuildFacts {
@@ -399,6 +452,23 @@ mod tests {
                 no("the primary's checkpoint 56 is above applied 55")
             );
         }
+        assert_eq!(
+            check(|facts| facts.tail = Lsn::new(61)),
+            no("the primary's tail 61 is above its head 60")
+        );
+        assert_eq!(check(|facts| facts.tail = facts.head), Ok(()));
+        assert_eq!(
+            check(|facts| facts.trusted_common = Some(Lsn::new(61))),
+            no("the last common record 61 is above the primary's head 60")
+        );
+        assert_eq!(
+            check(|facts| facts.trusted_common = Some(facts.head)),
+            Ok(())
+        );
+        assert_eq!(
+            check(|facts| facts.delta_extents = 101),
+            no("101 extents are said to have changed of an image of 100")
+        );
         // Nothing at all yet is a base of its own.
         let empty = RebuildFacts {
             checkpoint: Checkpoint::None,
@@ -411,5 +481,39 @@ mod tests {
         assert_eq!(empty.check(), Ok(()));
         let full = RebuildSource::FullBase { at: Lsn::ZERO };
         assert_eq!(choose_source(&empty).source, full);
+    }
+
+    #[test]
+    fn a_plan_pins_its_image_at_the_base_and_what_the_join_ships() {
+        let replica = ReplicaId {
+            volume: VolumeId::new(1),
+            server: "s2".parse().unwrap(),
+        };
+        let stamp = SessionStamp {
+            session: SessionId::new(OpenCount::new(1), 1),
+            epoch: Epoch::new(1, 0),
+        };
+        let young = RebuildFacts {
+            source_map_from: Lsn::new(21),
+            ..FACTS
+        };
+        let bare = RebuildFacts {
+            checkpoint: Checkpoint::None,
+            ..young
+        };
+        // L may lie far below the tail: a pin there would be one that nobody can give.
+        for (facts, kind, lsn, extents) in [
+            (FACTS, PinKind::Delta, 55, 7),
+            (young, PinKind::Snapshot, 40, 100),
+            (bare, PinKind::FullBase, 55, 100),
+        ] {
+            let (plan, _refused) = plan_rebuild(&replica, stamp, &facts).unwrap();
+            let lsn = Lsn::new(lsn);
+            assert_eq!(plan.needs(), Some(PinNeed { kind, lsn }));
+            let PlanKind::Rebuild { extents: got, .. } = plan.kind else {
+                panic!("{plan:?}");
+            };
+            assert_eq!(got, extents);
+        }
     }
 }

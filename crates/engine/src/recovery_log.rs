@@ -2,7 +2,9 @@
 //!
 //! A whole catch-up reads: `sender_added`, `session_created`, `connected`, `handshake`,
 //! `plan_catchup`, `exec_started`, [`truncation_recorded`,] `progress`..., `joined`, `completed`,
-//! `resources_released`.
+//! `resources_released`. A whole rebuild: `session_created`, `connected`, `handshake`,
+//! `plan_rebuild_*`, `exec_started`, `joined`, `progress`..., `base_whole`, [`progress`...,]
+//! `completed`, `resources_released`. `tables/stories.txt` has all paths in full.
 
 use std::{collections::VecDeque, fmt};
 
@@ -11,7 +13,7 @@ use moorline_types::{Epoch, Instant, Lsn, LsnRange, ServerId, SessionId};
 use crate::{
     budget::BudgetLimit,
     outcome::Proof,
-    planner::{RebuildSource, Unavailable},
+    planner::{RebuildFacts, RebuildSource, Unavailable},
     sender::{DegradedReason, NeedsRebuildReason},
     session::{
         Cause, CompletionRejected, HandshakeFailure, Invalidation, PinKind, PinRefusal,
@@ -80,6 +82,8 @@ pub enum What {
     Connected,
     /// The replica's facts arrived and were judged.
     Handshake(Proof),
+    /// The replica answered the handshake of a rebuild; both sides' facts.
+    RebuildOffered(RebuildFacts),
     /// The replica refused the handshake, or did not answer.
     HandshakeFailed(HandshakeFailure),
     /// It lacks nothing.
@@ -229,7 +233,7 @@ impl What {
             Self::SessionInvalidated(_) => "session_invalidated",
             Self::SessionFailed(_) => "session_failed",
             Self::Connected => "connected",
-            Self::Handshake(_) => "handshake",
+            Self::Handshake(_) | Self::RebuildOffered(_) => "handshake",
             Self::HandshakeFailed(_) => "handshake_failed",
             Self::PlanZeroGap => "plan_zero_gap",
             Self::PlanTruncateOnly { .. } => "plan_truncate_only",
@@ -288,6 +292,7 @@ impl fmt::Display for RecoveryEvent {
             | What::SessionSuperseded { .. }
             | What::Connected
             | What::Handshake(_)
+            | What::RebuildOffered(_)
             | What::PlanZeroGap
             | What::PlanTruncateOnly { .. }
             | What::PlanCatchUp { .. }

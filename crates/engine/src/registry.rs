@@ -96,6 +96,16 @@ pub enum AssignmentRefused {
         /// How often.
         times: usize,
     },
+    /// Two replicas are said to be at one place: one of them would get the other's records.
+    #[error("servers {first} and {second} are both said to be at {address}")]
+    EndpointShared {
+        /// The place.
+        address: String,
+        /// The lower of the first such pair.
+        first: ServerId,
+        /// The higher.
+        second: ServerId,
+    },
     /// An older epoch, or an impossible one.
     #[error(transparent)]
     Fenced(#[from] Fenced),
@@ -367,24 +377,31 @@ impl Registry {
         if line.volume != self.identity.volume {
             return Err(AssignmentRefused::OtherVolume { got: line.volume });
         }
-        check_members(line)?;
         match self.fence.admit(line.epoch) {
-            Ok(_) => {}
-            Err(Fenced::Ahead { .. }) => return Ok(Fresh::Newer),
+            Ok(_) | Err(Fenced::Ahead { .. }) => {}
             Err(fenced @ (Fenced::Stale { .. } | Fenced::JumpRefused { .. })) => {
                 return Err(fenced.into());
             }
         }
-        let Some(known) = self.line.as_ref().filter(|known| known.epoch == line.epoch) else {
-            return Ok(Fresh::Newer);
-        };
-        let (epoch, have, got) = (line.epoch, known.config, line.config);
-        match got.cmp(&have) {
-            std::cmp::Ordering::Greater => Ok(Fresh::Newer),
-            std::cmp::Ordering::Less => Err(AssignmentRefused::StaleConfig { epoch, have, got }),
-            std::cmp::Ordering::Equal if known == line => Ok(Fresh::Same),
-            std::cmp::Ordering::Equal => Err(AssignmentRefused::Conflict { epoch, config: got }),
+        if let Some(known) = self.line.as_ref().filter(|known| known.epoch == line.epoch) {
+            let (epoch, have, got) = (line.epoch, known.config, line.config);
+            match got.cmp(&have) {
+                std::cmp::Ordering::Greater => {}
+                std::cmp::Ordering::Less => {
+                    return Err(AssignmentRefused::StaleConfig { epoch, have, got });
+                }
+                std::cmp::Ordering::Equal if known == line => return Ok(Fresh::Same),
+                std::cmp::Ordering::Equal => {
+                    return Err(AssignmentRefused::Conflict { epoch, config: got });
+                }
+            }
         }
+        check_members(line)?;
+        let known = self.line.as_ref();
+        if !known.is_some_and(|known| has_same_places(known, line)) {
+            check_places(line)?;
+        }
+        Ok(Fresh::Newer)
     }
 
     fn remove_absent(
@@ -505,6 +522,40 @@ fn check_members(line: &AssignmentLine) -> Result<(), AssignmentRefused> {
     Err(AssignmentRefused::NamedTwice {
         server: twice.clone(),
         times: names.iter().filter(|name| **name == twice).count(),
+    })
+}
+
+/// Whether everybody is where the line before said: then nobody needs to be compared with all.
+fn has_same_places(known: &AssignmentLine, line: &AssignmentLine) -> bool {
+    let stays = |(before, now): (&Member, &Member)| {
+        before.server == now.server
+            && before.data_addr == now.data_addr
+            && before.control_addr == now.control_addr
+    };
+    known.members.len() == line.members.len() && known.members.iter().zip(&line.members).all(stays)
+}
+
+/// Every replica is at a place of its own; a member that is nowhere yet shares nothing.
+fn check_places(line: &AssignmentLine) -> Result<(), AssignmentRefused> {
+    let control = line
+        .members
+        .iter()
+        .map(|member| (&member.control_addr, &member.server));
+    let data = line
+        .members
+        .iter()
+        .map(|member| (&member.data_addr, &member.server));
+    let mut places: Vec<(&String, &ServerId)> = data.chain(control).collect();
+    places.retain(|(address, _)| !address.is_empty());
+    places.sort_unstable();
+    let shared = |pair: &&[(&String, &ServerId)]| pair[0].0 == pair[1].0 && pair[0].1 != pair[1].1;
+    let Some(pair) = places.windows(2).find(shared) else {
+        return Ok(());
+    };
+    Err(AssignmentRefused::EndpointShared {
+        address: pair[0].0.clone(),
+        first: pair[0].1.clone(),
+        second: pair[1].1.clone(),
     })
 }
 

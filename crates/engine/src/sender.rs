@@ -489,7 +489,7 @@ impl Sender {
                 | Phase::CatchingUp(_)
                 | Phase::Joining(_)
                 | Phase::SourceSelected { .. }
-                | Phase::RebuildJoining { .. }
+                | Phase::RebuildJoining(_)
                 | Phase::Transferring(_)
                 | Phase::Replaying(_),
             ) => unreachable!("a session that is not live has ended"),

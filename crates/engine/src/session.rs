@@ -33,7 +33,7 @@ pub use reason::{
     Cause, CompletionRejected, HandshakeFailure, Invalidation, PinKind, PinRefusal,
     PinRefusedReason, SessionKind,
 };
-pub use rebuild::{Replaying, Transferring};
+pub use rebuild::{RebuildJoining, Replaying, Transferring};
 
 /// Names a session and the epoch that it belongs to; carried by everything said on its behalf.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -168,7 +168,7 @@ impl Session {
             | Phase::Planned(_)
             | Phase::Truncating(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
+            | Phase::RebuildJoining(_)
             | Phase::Transferring(_)
             | Phase::Replaying(_)
             | Phase::Invalidated(_) => false,
@@ -196,7 +196,7 @@ impl Session {
             | Phase::CatchingUp(_)
             | Phase::Joining(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
+            | Phase::RebuildJoining(_)
             | Phase::Transferring(_)
             | Phase::Replaying(_)
             | Phase::Completed { .. }
@@ -316,7 +316,7 @@ impl Session {
             Phase::Joining(joining) if late(joining.since, limits.joining_max) => {
                 Invalidation::JoinOverdue
             }
-            Phase::RebuildJoining { since, .. } if late(*since, limits.joining_max) => {
+            Phase::RebuildJoining(joining) if late(joining.since, limits.joining_max) => {
                 Invalidation::JoinOverdue
             }
             Phase::CatchingUp(CatchingUp { meter, .. })
@@ -335,7 +335,7 @@ impl Session {
             | Phase::Truncating(_)
             | Phase::Joining(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
+            | Phase::RebuildJoining(_)
             | Phase::Completed { .. }
             | Phase::Invalidated(_) => return Answer::Unchanged(Known::StaleTimer),
         };
@@ -359,7 +359,7 @@ impl Session {
             | Phase::Truncating(_)
             | Phase::Joining(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
+            | Phase::RebuildJoining(_)
             | Phase::Completed { .. }
             | Phase::Invalidated(_) => Spending::Within,
         }
@@ -374,7 +374,7 @@ impl Session {
             Phase::Handshake { since } => end(*since, limits.handshake_max),
             Phase::Truncating(truncating) => end(truncating.since, limits.truncation_max),
             Phase::Joining(joining) => end(joining.since, limits.joining_max),
-            Phase::RebuildJoining { since, .. } => end(*since, limits.joining_max),
+            Phase::RebuildJoining(joining) => end(joining.since, limits.joining_max),
             Phase::CatchingUp(CatchingUp { meter, .. })
             | Phase::Transferring(Transferring { meter, .. })
             | Phase::Replaying(Replaying { meter, .. }) => meter.next_deadline(),
@@ -443,6 +443,17 @@ impl Session {
                     transferring.laid <= transferring.extents,
                     "more laid than there is"
                 );
+                assert!(
+                    transferring.frontier >= transferring.base,
+                    "a log that begins above its base"
+                );
+            }
+            Phase::Replaying(replaying) => {
+                assert!(replaying.frontier >= replaying.base);
+                assert!(
+                    replaying.frontier < replaying.target,
+                    "replaying at or past its target"
+                );
             }
             Phase::Init
             | Phase::Connecting
@@ -451,8 +462,7 @@ impl Session {
             | Phase::Truncating(_)
             | Phase::Joining(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
-            | Phase::Replaying(_)
+            | Phase::RebuildJoining(_)
             | Phase::Completed { .. }
             | Phase::Invalidated(_) => {}
         }
@@ -461,7 +471,7 @@ impl Session {
                 Some(SessionKind::CatchUp)
             }
             Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
+            | Phase::RebuildJoining(_)
             | Phase::Transferring(_)
             | Phase::Replaying(_) => Some(SessionKind::Rebuild),
             Phase::Init

@@ -4,7 +4,9 @@ use moorline_types::{Instant, Lsn, ReplicaId};
 
 use crate::{
     sender::{Bucket, DegradedReason, NeedsRebuildReason, Sender},
-    session::{Cause, Invalidation, Phase, PhaseName, Session, SessionKind, SessionStamp},
+    session::{
+        Cause, Invalidation, Phase, PhaseName, RebuildJoining, Session, SessionKind, SessionStamp,
+    },
 };
 
 /// One replica, as its sender sees it.
@@ -118,7 +120,7 @@ impl Session {
                 | Phase::CatchingUp(_)
                 | Phase::Joining(_)
                 | Phase::SourceSelected { .. }
-                | Phase::RebuildJoining { .. }
+                | Phase::RebuildJoining(_)
                 | Phase::Transferring(_)
                 | Phase::Replaying(_)
                 | Phase::Completed { .. } => None,
@@ -140,22 +142,18 @@ fn progress(phase: &Phase) -> Option<Progress> {
             recovered_to: joining.frontier.min(target),
             target,
         }),
-        Phase::SourceSelected { extents } | Phase::RebuildJoining { extents, .. } => {
-            Some(Progress::Extents {
-                laid: 0,
-                total: *extents,
-            })
-        }
+        Phase::SourceSelected { extents, .. }
+        | Phase::RebuildJoining(RebuildJoining { extents, .. }) => Some(Progress::Extents {
+            laid: 0,
+            total: *extents,
+        }),
         Phase::Transferring(transferring) => Some(Progress::Extents {
             laid: transferring.laid,
             total: transferring.extents,
         }),
         Phase::Replaying(replaying) => Some(Progress::Records {
-            from: Lsn::ZERO,
-            recovered_to: replaying
-                .frontier
-                .unwrap_or(Lsn::ZERO)
-                .min(replaying.target),
+            from: replaying.base,
+            recovered_to: replaying.frontier.min(replaying.target),
             target: replaying.target,
         }),
         Phase::Init

@@ -40,6 +40,7 @@ pub(crate) const fn primary() -> PrimaryFacts<'static> {
         committed: Lsn::new(60),
         tail: Lsn::new(10),
         checkpoint: Lsn::new(10),
+        lowest_pin: None,
         given_up: &[],
     }
 }
@@ -153,6 +154,7 @@ pub(crate) fn named_facts() -> Vec<(&'static str, Fact<'static>)> {
         ("acknowledged(60)", acked(60)),
         ("acknowledged(75)", acked(75)),
         ("acknowledged(81)", acked(81)),
+        ("joined(9)", joined(9)),
         ("joined(59)", joined(59)),
         ("joined(75)", joined(75)),
         ("in_sync_recorded", Fact::InSyncRecorded),
@@ -163,6 +165,12 @@ pub(crate) fn named_facts() -> Vec<(&'static str, Fact<'static>)> {
             "base_whole",
             Fact::BaseWhole {
                 committed: Lsn::new(60),
+            },
+        ),
+        (
+            "base_whole(below its base)",
+            Fact::BaseWhole {
+                committed: Lsn::new(9),
             },
         ),
         ("read_failed", Fact::ReadFailed),
@@ -229,7 +237,7 @@ fn word(action: &Action) -> String {
         Action::SendTruncate { through, .. } => format!("SendTruncate({through})"),
         Action::StartShipping { range, .. } => format!("StartShipping{range}"),
         Action::Join { after, .. } => format!("Join({after})"),
-        Action::JoinForRebuild { .. } => "JoinForRebuild".into(),
+        Action::JoinForRebuild { base, .. } => format!("JoinForRebuild({base})"),
         Action::RequestGrowth { join_point, .. } => format!("RequestGrowth({join_point})"),
         Action::StartBase { .. } => "StartBase".into(),
         Action::RaiseCommitted { through } => format!("RaiseCommitted({through})"),

@@ -124,6 +124,7 @@ fn catching_up(registry: &mut Registry, peer: &ServerId) -> SessionStamp {
         committed: HEAD,
         tail: Lsn::ZERO,
         checkpoint: Lsn::ZERO,
+        lowest_pin: None,
         given_up: &[],
     };
     let replica = ReplicaFacts {

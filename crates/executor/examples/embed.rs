@@ -104,7 +104,7 @@ fn answered<'a>(ours: &'a Log, theirs: &'a Log) -> Fact<'a> {
     let none = Lsn::ZERO;
     let primary = PrimaryFacts {
         history: ours.history(), given_up: &[],
-        head: ours.head(), committed: ours.flushed(), tail: none, checkpoint: none,
+        head: ours.head(), committed: ours.flushed(), tail: none, checkpoint: none, lowest_pin: None,
     };
     let replica = ReplicaFacts {
         history: theirs.history(), given_up: &[], image: Image::Whole,
@@ -157,9 +157,8 @@ fn main() -> Done<()> {
                     let (server, session) = (replica.server.clone(), plan.stamp.session);
                     let holder = PinHolder::CatchUp { server, session };
                     let pin = |above| ours.log.pin(above, holder, NOW);
-                    let bound = BoundPlan::bind(&sender, &plan, pin)?;
+                    let bound = BoundPlan::bind(&mut turn(&mut sender, &mut out), &plan, pin)?;
                     execution = Some(CatchUp::new(bound, CatchUpConfig::default()));
-                    tell(&mut sender, plan.stamp, Fact::PlanBound, &mut out);
                 }
                 (Action::Join { after, .. }, Some(execution)) => execution.follow(after),
                 (Action::RequestGrowth { stamp, .. }, _) => {

@@ -1,9 +1,9 @@
 //! What a step answers.
 
 use moorline_engine::{BudgetLimit, Phase, Refusal, ReleaseCause, Sender, Session, SessionStamp};
-use moorline_types::Lsn;
+use moorline_types::{BlockIndex, Lsn};
 
-use crate::turn::Turn;
+use crate::{ports::BaseReadError, turn::Turn};
 
 /// What became of one step.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +31,42 @@ pub enum StepOutcome {
     Refused(ReleaseCause),
 }
 
+/// What became of one step of a rebuild.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum RebuildOutcome {
+    /// Records went out; more can follow at once.
+    Shipped {
+        /// The last record that went out so far.
+        through: Lsn,
+    },
+    /// Extents of the base went out; more can follow at once.
+    Sent {
+        /// How many so far, from the first on.
+        extents: u64,
+    },
+    /// Nothing to do until something comes back.
+    Waiting(Waiting),
+    /// Everything through the head went out: [`hand_over`](crate::Rebuild::hand_over) now, before
+    /// the next record is ordered, and tell the session.
+    AtHead {
+        /// The head.
+        head: Lsn,
+    },
+    /// The lag did not shrink over many rounds: slow the writers, or cancel; by policy.
+    NotConverging(Lag),
+    /// Every extent is durable at the replica, and the session was told.
+    BaseWhole {
+        /// What its log has to be durable through.
+        target: Lsn,
+    },
+    /// The execution is over, by this step. Its pin is dropped, its session is not live any more,
+    /// and the one release event is among the turn's requests.
+    Ended(Released),
+    /// The execution was over before; nothing was done.
+    Refused(ReleaseCause),
+}
+
 /// What an execution waits for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Waiting {
@@ -44,6 +80,10 @@ pub enum Waiting {
     Proof,
     /// Live records follow by themselves.
     Live,
+    /// A read of the base was submitted.
+    Base,
+    /// As much of the base is on its way as is allowed, or all of it: until it is durable.
+    Laid,
 }
 
 /// How far a replica is behind a head that moves.
@@ -115,6 +155,81 @@ pub enum RecordsRefused {
     Over,
 }
 
+/// Why a piece of a base was not taken. But for the last two, the execution ends with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum BaseRefused {
+    /// It could not be read.
+    #[error(transparent)]
+    Read(#[from] BaseReadError),
+    /// No extent at all, or more than were asked for.
+    #[error("{got} extents came back instead of 1 to {wanted}")]
+    Count {
+        /// The most that were asked for.
+        wanted: u64,
+        /// What came.
+        got: u64,
+    },
+    /// An extent or a block at another place than where the base goes on.
+    #[error("block {got} came back where the base goes on at {next}")]
+    Misplaced {
+        /// Where it goes on.
+        next: BlockIndex,
+        /// What came.
+        got: BlockIndex,
+    },
+    /// The image of another time than the plan bound.
+    #[error("an extent as of {as_of} is none of a base of {base}, with {committed} committed")]
+    OtherTime {
+        /// B.
+        base: Lsn,
+        /// The source's committed point.
+        committed: Lsn,
+        /// What came.
+        as_of: Lsn,
+    },
+    /// A block that was changed later than its extent was read.
+    #[error("block {block} was changed by {lsn} in an extent as of {as_of}")]
+    FromTheFuture {
+        /// The block.
+        block: BlockIndex,
+        /// Who changed it last.
+        lsn: Lsn,
+        /// Its extent's time.
+        as_of: Lsn,
+    },
+    /// A block that has not the size of one.
+    #[error("block {block} came with another payload than one block")]
+    NotOneBlock {
+        /// The block.
+        block: BlockIndex,
+    },
+    /// No read was submitted.
+    #[error("no read is in flight")]
+    NoRead,
+    /// The execution is over.
+    #[error("the execution is over")]
+    Over,
+}
+
+/// Why a replica's word about its base was not taken; nothing changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LaidRefused {
+    /// So many never went out.
+    #[error("{extents} extents are said to be durable, but {sent} were sent")]
+    NotSent {
+        /// What the replica said.
+        extents: u64,
+        /// What was sent.
+        sent: u64,
+    },
+    /// Another replica's sender was shown, or none.
+    #[error("it is not this replica's sender that was shown")]
+    OtherReplica,
+    /// The execution is over.
+    #[error("the execution is over: {0:?}")]
+    Over(ReleaseCause),
+}
+
 /// Why a session may not be worked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Halt {
@@ -147,7 +262,7 @@ impl Halt {
                 | Phase::CatchingUp(_)
                 | Phase::Joining(_)
                 | Phase::SourceSelected { .. }
-                | Phase::RebuildJoining { .. }
+                | Phase::RebuildJoining(_)
                 | Phase::Transferring(_)
                 | Phase::Replaying(_),
             )
@@ -170,6 +285,7 @@ impl Halt {
             | Refusal::WrongTruncation { .. }
             | Refusal::JoinBelowShipped { .. }
             | Refusal::CompletionRejected(_)
+            | Refusal::TargetBelowBase { .. }
             | Refusal::PastBase { .. }
             | Refusal::NotForOne
             | Refusal::StaleEndpoint { .. }

@@ -39,6 +39,47 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// Tells the session a fact. What it answers is the session's business: a fact that comes too
+    /// late changes nothing.
+    pub(crate) fn tell(&mut self, stamp: SessionStamp, fact: Fact<'_>) {
+        if let Some(sender) = self.sender.as_deref_mut() {
+            let event = Event::Session { stamp, fact };
+            let _answer = sender.handle(self.now, event, self.out);
+        }
+    }
+
+    /// Ends the session if it is live, for the reason that its work ends.
+    pub(crate) fn end_session(
+        &mut self,
+        replica: &ReplicaId,
+        stamp: SessionStamp,
+        cause: ReleaseCause,
+    ) {
+        let sender = self.sender.as_deref_mut();
+        let sender = sender.filter(|sender| sender.replica() == replica);
+        let Some(sender) = sender.filter(|sender| sender.admit(stamp).is_ok()) else {
+            return;
+        };
+        let event = match cause {
+            ReleaseCause::ReadFailed => of(stamp, Fact::ReadFailed),
+            ReleaseCause::Panicked => of(stamp, Fact::ExecutorPanicked),
+            // The sender looks at the same budget at the same instant.
+            ReleaseCause::BudgetExceeded(_) => Event::DeadlineReached,
+            ReleaseCause::Completed
+            | ReleaseCause::SessionEnded
+            | ReleaseCause::Fenced
+            | ReleaseCause::LinkLost
+            | ReleaseCause::PinBroken
+            | ReleaseCause::Cancelled => of(stamp, Fact::CancelRequested),
+        };
+        let _answer = sender.handle(self.now, event, self.out);
+        if sender.admit(stamp).is_ok() {
+            // What it was told means nothing where it stands.
+            let event = of(stamp, Fact::CancelRequested);
+            let _answer = sender.handle(self.now, event, self.out);
+        }
+    }
+
     /// Everything was given back: ends the session if it is live, and says so, in this order.
     pub(crate) fn released(
         &mut self,
@@ -46,30 +87,7 @@ impl<'a> Turn<'a> {
         stamp: SessionStamp,
         cause: ReleaseCause,
     ) -> Released {
-        let sender = self.sender.as_deref_mut();
-        let sender = sender.filter(|sender| sender.replica() == replica);
-        if let Some(sender) = sender
-            && sender.admit(stamp).is_ok()
-        {
-            let event = match cause {
-                ReleaseCause::ReadFailed => of(stamp, Fact::ReadFailed),
-                ReleaseCause::Panicked => of(stamp, Fact::ExecutorPanicked),
-                // The sender looks at the same budget at the same instant.
-                ReleaseCause::BudgetExceeded(_) => Event::DeadlineReached,
-                ReleaseCause::Completed
-                | ReleaseCause::SessionEnded
-                | ReleaseCause::Fenced
-                | ReleaseCause::LinkLost
-                | ReleaseCause::PinBroken
-                | ReleaseCause::Cancelled => of(stamp, Fact::CancelRequested),
-            };
-            let _answer = sender.handle(self.now, event, self.out);
-            if sender.admit(stamp).is_ok() {
-                // What it was told means nothing where it stands.
-                let event = of(stamp, Fact::CancelRequested);
-                let _answer = sender.handle(self.now, event, self.out);
-            }
-        }
+        self.end_session(replica, stamp, cause);
         let event = RecoveryEvent::released(self.now, &replica.server, stamp, cause);
         self.out.push(Directed {
             replica: replica.server.clone(),

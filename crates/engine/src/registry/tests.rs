@@ -356,6 +356,15 @@ fn an_assignment_that_makes_no_sense_touches_nothing() {
         refused(&mut stage, &line(3, 7, &twice)),
         "server s2 is named 2 times"
     );
+    // Two replicas at one place: one would get the other's records. Either listener counts.
+    let mut shared = line(3, 7, &ALL);
+    shared.members[2].data_addr = shared.members[1].data_addr.clone();
+    let text = "servers s2 and s3 are both said to be at 10.0.1.2:1";
+    assert_eq!(refused(&mut stage, &shared), text);
+    let mut shared = line(3, 7, &ALL);
+    shared.members[0].control_addr = shared.members[2].data_addr.clone();
+    let text = "servers s1 and s3 are both said to be at 10.0.1.3:1";
+    assert_eq!(refused(&mut stage, &shared), text);
     // Out of order is unusual and means the same.
     let told = stage.apply(&line(2, 2, &[(3, 1), (1, 1), (2, 1)]));
     assert_eq!(

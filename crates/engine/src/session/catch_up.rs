@@ -158,9 +158,9 @@ impl Session {
                     None => self.ship(now, range, out),
                 }
             }
-            Phase::SourceSelected { extents } => {
+            Phase::SourceSelected { base, extents } => {
                 self.emit(now, What::ExecStarted, out);
-                self.join_for_rebuild(now, extents, out);
+                self.join_for_rebuild(now, base, extents, out);
             }
             Phase::Init
             | Phase::Connecting
@@ -168,7 +168,7 @@ impl Session {
             | Phase::Truncating(_)
             | Phase::CatchingUp(_)
             | Phase::Joining(_)
-            | Phase::RebuildJoining { .. }
+            | Phase::RebuildJoining(_)
             | Phase::Transferring(_)
             | Phase::Replaying(_)
             | Phase::Completed { .. }
@@ -185,7 +185,7 @@ impl Session {
         out: &mut Actions,
     ) -> Answer {
         let waits = match self.phase {
-            Phase::Planned(_) | Phase::SourceSelected { .. } | Phase::RebuildJoining { .. } => true,
+            Phase::Planned(_) | Phase::SourceSelected { .. } | Phase::RebuildJoining(_) => true,
             Phase::Joining(Joining { join_point, .. }) => join_point.is_none(),
             Phase::Init
             | Phase::Connecting
@@ -281,7 +281,7 @@ impl Session {
                 joining.frontier = flushed;
                 self.prove(now, joining, out);
             }
-            Phase::Transferring(_) | Phase::Replaying(_) => {
+            Phase::RebuildJoining(_) | Phase::Transferring(_) | Phase::Replaying(_) => {
                 return self.replayed_to(now, flushed, out);
             }
             Phase::Init
@@ -290,7 +290,6 @@ impl Session {
             | Phase::Planned(_)
             | Phase::Truncating(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
             | Phase::Completed { .. }
             | Phase::Invalidated(_) => return self.wrong_phase(),
         }
@@ -362,10 +361,7 @@ impl Session {
                 self.prove(now, joining, out);
                 Answer::Done
             }
-            Phase::RebuildJoining { extents, .. } => {
-                self.rebuild_joined(now, join_point, extents, out);
-                Answer::Done
-            }
+            Phase::RebuildJoining(joining) => self.rebuild_joined(now, join_point, joining, out),
             Phase::Init
             | Phase::Connecting
             | Phase::Handshake { .. }
@@ -410,7 +406,7 @@ impl Session {
             | Phase::Handshake { .. }
             | Phase::Planned(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
+            | Phase::RebuildJoining(_)
             | Phase::Transferring(_)
             | Phase::Replaying(_)
             | Phase::Completed { .. }

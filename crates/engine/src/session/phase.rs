@@ -4,7 +4,9 @@ use std::fmt;
 
 use moorline_types::{Instant, Lsn, LsnRange};
 
-use super::{CatchingUp, Invalidation, Joining, Replaying, Transferring, Truncating};
+use super::{
+    CatchingUp, Invalidation, Joining, RebuildJoining, Replaying, Transferring, Truncating,
+};
 
 /// Where a session stands, with what matters there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,16 +30,13 @@ pub enum Phase {
     Joining(Joining),
     /// A rebuild's source is chosen; waiting for its pins.
     SourceSelected {
+        /// B: the base holds everything through here.
+        base: Lsn,
         /// Extents to lay.
         extents: u64,
     },
     /// A rebuild binds to the live stream, before its base is laid.
-    RebuildJoining {
-        /// Extents to lay.
-        extents: u64,
-        /// When binding was asked for.
-        since: Instant,
-    },
+    RebuildJoining(RebuildJoining),
     /// Laying the base.
     Transferring(Transferring),
     /// The base is whole; its log is not yet durable through the target.
@@ -96,7 +95,7 @@ impl Phase {
             | Self::CatchingUp(_)
             | Self::Joining(_)
             | Self::SourceSelected { .. }
-            | Self::RebuildJoining { .. }
+            | Self::RebuildJoining(_)
             | Self::Transferring(_)
             | Self::Replaying(_) => true,
             Self::Init
@@ -113,7 +112,7 @@ impl Phase {
             Self::Truncating(_)
             | Self::CatchingUp(_)
             | Self::Joining(_)
-            | Self::RebuildJoining { .. }
+            | Self::RebuildJoining(_)
             | Self::Transferring(_)
             | Self::Replaying(_) => true,
             Self::Init
@@ -136,7 +135,7 @@ impl Phase {
             Self::Truncating(_) => PhaseName::Truncating,
             Self::CatchingUp(_) => PhaseName::CatchingUp,
             Self::SourceSelected { .. } => PhaseName::SourceSelected,
-            Self::Joining(_) | Self::RebuildJoining { .. } => PhaseName::Joining,
+            Self::Joining(_) | Self::RebuildJoining(_) => PhaseName::Joining,
             Self::Transferring(_) => PhaseName::Transferring,
             Self::Replaying(_) => PhaseName::Replaying,
             Self::Completed { .. } => PhaseName::Completed,

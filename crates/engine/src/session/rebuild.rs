@@ -2,24 +2,39 @@
 
 use moorline_types::{Instant, Lsn};
 
-use super::{HandshakeFailure, Phase, Session, SessionKind};
+use super::{CompletionRejected, HandshakeFailure, Phase, Session, SessionKind};
 use crate::{
     action::{Action, Actions},
     budget::{CatchUpBudget, Meter, Spending},
     event::{Answer, Known, Refusal},
-    planner::{Plan, PlanKind, RebuildFacts, choose_source},
+    planner::{PlanKind, RebuildFacts, plan_rebuild},
     recovery_log::What,
 };
+
+/// The replica is being bound to the live stream; nothing of the base flows yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RebuildJoining {
+    /// B: the base holds everything through here, the join ships what lies above.
+    pub base: Lsn,
+    /// Extents to lay.
+    pub extents: u64,
+    /// The durable frontier of the log that this session began; at B while that is empty.
+    pub frontier: Lsn,
+    /// When binding was asked for.
+    pub since: Instant,
+}
 
 /// Base blocks flow, under the joined stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Transferring {
+    /// B.
+    pub base: Lsn,
     /// The cursor: extents laid, from the first on. Strictly forward.
     pub laid: u64,
     /// Extents to lay.
     pub extents: u64,
-    /// The replica's durable frontier since the join; `None` before its first answer.
-    pub frontier: Option<Lsn>,
+    /// The durable frontier of the log that this session began; at B while that is empty.
+    pub frontier: Lsn,
     /// Only its stall limit is in force: how much a base costs is not the budget's business.
     pub meter: Meter,
 }
@@ -27,10 +42,12 @@ pub struct Transferring {
 /// The base is whole; records up to the target are not all durable yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Replaying {
+    /// B.
+    pub base: Lsn,
     /// The source's committed point when the base was whole.
     pub target: Lsn,
-    /// The replica's durable frontier since the join; `None` before its first answer.
-    pub frontier: Option<Lsn>,
+    /// The durable frontier of the log that this session began; at B while that is empty.
+    pub frontier: Lsn,
     /// What it costs.
     pub meter: Meter,
 }
@@ -48,63 +65,72 @@ impl Session {
         if !matches!(self.phase, Phase::Handshake { .. }) {
             return self.wrong_phase();
         }
-        if let Err(impossible) = facts.check() {
-            return self.handshake_refused(now, HandshakeFailure::Impossible(impossible), out);
-        }
-        let choice = choose_source(facts);
-        let what = What::PlanRebuild {
-            source: choice.source,
-            refused: choice.refused,
+        let (plan, refused) = match plan_rebuild(self.replica(), self.stamp(), facts) {
+            Ok(planned) => planned,
+            Err(impossible) => {
+                return self.handshake_refused(now, HandshakeFailure::Impossible(impossible), out);
+            }
         };
-        self.emit(now, what, out);
-        let extents = choice.extents;
-        self.enter(Phase::SourceSelected { extents }, out);
-        let kind = PlanKind::Rebuild {
-            source: choice.source,
-            extents,
+        let PlanKind::Rebuild { source, extents } = plan.kind else {
+            unreachable!("a rebuild is planned as one");
         };
-        let plan = Plan {
-            replica: self.replica().clone(),
-            stamp: self.stamp(),
-            kind,
-        };
+        self.emit(now, What::RebuildOffered(*facts), out);
+        self.emit(now, What::PlanRebuild { source, refused }, out);
+        let base = source.base();
+        self.enter(Phase::SourceSelected { base, extents }, out);
         self.ask(Action::BindPlan(plan), out);
         Answer::Done
     }
 
-    pub(super) fn join_for_rebuild(&mut self, now: Instant, extents: u64, out: &mut Actions) {
-        self.enter(
-            Phase::RebuildJoining {
-                extents,
-                since: now,
-            },
-            out,
-        );
+    pub(super) fn join_for_rebuild(
+        &mut self,
+        now: Instant,
+        base: Lsn,
+        extents: u64,
+        out: &mut Actions,
+    ) {
+        let joining = RebuildJoining {
+            base,
+            extents,
+            frontier: base,
+            since: now,
+        };
+        self.enter(Phase::RebuildJoining(joining), out);
         let stamp = self.stamp();
-        self.ask(Action::JoinForRebuild { stamp }, out);
+        self.ask(Action::JoinForRebuild { stamp, base }, out);
     }
 
     pub(super) fn rebuild_joined(
         &mut self,
         now: Instant,
         join_point: Lsn,
-        extents: u64,
+        joining: RebuildJoining,
         out: &mut Actions,
-    ) {
+    ) -> Answer {
+        let base = joining.base;
+        if join_point < base {
+            let shipped = base;
+            return Answer::Refused(Refusal::JoinBelowShipped {
+                join_point,
+                shipped,
+            });
+        }
         self.emit(now, What::Joined { join_point }, out);
         let stall_only = CatchUpBudget {
             stall_max: self.opening.limits.budget.stall_max,
             ..CatchUpBudget::UNLIMITED
         };
         let transferring = Transferring {
+            base,
             laid: 0,
-            extents,
-            frontier: None,
+            extents: joining.extents,
+            frontier: joining.frontier,
             meter: Meter::start(stall_only, now),
         };
         self.enter(Phase::Transferring(transferring), out);
         let stamp = self.stamp();
         self.ask(Action::StartBase { stamp }, out);
+        Answer::Done
     }
 
     pub(super) fn extents_laid(&mut self, now: Instant, extents: u64, out: &mut Actions) -> Answer {
@@ -139,14 +165,18 @@ impl Session {
         let Phase::Transferring(transferring) = self.phase else {
             return self.wrong_phase();
         };
-        let (laid, total) = (transferring.laid, transferring.extents);
+        let (laid, total, base) = (transferring.laid, transferring.extents, transferring.base);
         if laid < total {
-            let missing = super::CompletionRejected::BaseNotWhole { laid, total };
+            let missing = CompletionRejected::BaseNotWhole { laid, total };
             self.emit(now, What::CompletionRejected(missing), out);
             return Answer::Refused(Refusal::CompletionRejected(missing));
         }
+        if committed < base {
+            return Answer::Refused(Refusal::TargetBelowBase { base, committed });
+        }
         self.emit(now, What::BaseWhole { target: committed }, out);
         let replaying = Replaying {
+            base,
             target: committed,
             frontier: transferring.frontier,
             meter: Meter::start(self.opening.limits.budget, now),
@@ -157,27 +187,29 @@ impl Session {
 
     /// The replica's own log, since the join, is durable through `flushed`.
     pub(super) fn replayed_to(&mut self, now: Instant, flushed: Lsn, out: &mut Actions) -> Answer {
+        let stale = Answer::Unchanged(Known::StaleProgress);
         match self.phase {
-            Phase::Transferring(mut transferring) => {
-                if transferring
-                    .frontier
-                    .is_some_and(|before| flushed <= before)
-                {
-                    return Answer::Unchanged(Known::StaleProgress);
+            Phase::RebuildJoining(mut joining) => {
+                if flushed <= joining.frontier {
+                    return stale;
                 }
-                transferring.frontier = Some(flushed);
+                joining.frontier = flushed;
+                self.phase = Phase::RebuildJoining(joining);
+            }
+            Phase::Transferring(mut transferring) => {
+                if flushed <= transferring.frontier {
+                    return stale;
+                }
+                transferring.frontier = flushed;
                 self.phase = Phase::Transferring(transferring);
-                Answer::Done
             }
             Phase::Replaying(mut replaying) => {
-                if replaying.frontier.is_some_and(|before| flushed <= before) {
-                    return Answer::Unchanged(Known::StaleProgress);
+                if flushed <= replaying.frontier {
+                    return stale;
                 }
                 let recovered_to = flushed.min(replaying.target);
-                // The first answer says where it stands, not how much was replayed.
-                let before = replaying.frontier.unwrap_or(recovered_to);
-                replaying.frontier = Some(flushed);
-                let records = recovered_to.distance_from(before);
+                let records = recovered_to.distance_from(replaying.frontier);
+                replaying.frontier = flushed;
                 replaying.meter.progress(now, records);
                 let what = What::Progress {
                     recovered_to,
@@ -185,7 +217,6 @@ impl Session {
                 };
                 self.emit(now, what, out);
                 self.finish_or_replay(now, replaying, out);
-                Answer::Done
             }
             Phase::Init
             | Phase::Connecting
@@ -195,16 +226,15 @@ impl Session {
             | Phase::CatchingUp(_)
             | Phase::Joining(_)
             | Phase::SourceSelected { .. }
-            | Phase::RebuildJoining { .. }
             | Phase::Completed { .. }
-            | Phase::Invalidated(_) => self.wrong_phase(),
+            | Phase::Invalidated(_) => return self.wrong_phase(),
         }
+        Answer::Done
     }
 
     fn finish_or_replay(&mut self, now: Instant, replaying: Replaying, out: &mut Actions) {
-        let reached = replaying.frontier.unwrap_or(Lsn::ZERO);
-        if reached >= replaying.target {
-            self.complete(now, reached, out);
+        if replaying.frontier >= replaying.target {
+            self.complete(now, replaying.frontier, out);
             return;
         }
         self.enter(Phase::Replaying(replaying), out);

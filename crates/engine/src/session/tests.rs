@@ -6,8 +6,12 @@ use expect_test::{expect, expect_file};
 use moorline_types::{Epoch, Lsn, VolumeId};
 
 use super::*;
-use crate::budget::BudgetLimit;
-use crate::testing::*;
+use crate::{
+    budget::BudgetLimit,
+    facts::{PrimaryFacts, ReplicaFacts},
+    planner::{Checkpoint, RebuildFacts},
+    testing::*,
+};
 
 /// One session and what it did since the last look.
 #[derive(Clone)]
@@ -452,16 +456,127 @@ fn a_rebuild_is_complete_when_its_base_is_whole_and_its_log_durable() {
     assert_eq!(stage.phase(), PhaseName::Replaying);
     let stage = stage.then(&[acked(72)]);
     assert_eq!(stage.phase(), PhaseName::Completed);
-    // An empty tail is complete at once; with nothing committed the base alone is.
+    // What became durable while the replica was still being bound counts as well: nobody may say
+    // so again.
+    let early = [Fact::RebuildOffered(REBUILD), Fact::PlanBound, acked(75)];
+    let stage = Stage::asked(SessionKind::Rebuild).then(&early);
+    let stage = stage.then(&[joined(75), Fact::ExtentsLaid { extents: 4 }, whole.clone()]);
+    assert_eq!(stage.phase(), PhaseName::Completed);
     let stage = laying().then(&[Fact::ExtentsLaid { extents: 4 }, acked(75), whole]);
     assert_eq!(stage.phase(), PhaseName::Completed);
-    let stage = laying().then(&[
-        Fact::ExtentsLaid { extents: 4 },
-        Fact::BaseWhole {
-            committed: Lsn::ZERO,
+}
+
+#[test]
+fn an_empty_tail_is_complete_with_its_base() {
+    // With nothing committed the base alone is all there is; with a base of everything too.
+    for committed in [0, 60] {
+        let facts = RebuildFacts {
+            checkpoint: Checkpoint::None,
+            tail: Lsn::ZERO,
+            head: Lsn::new(committed),
+            committed: Lsn::new(committed),
+            ..REBUILD
+        };
+        let stage = Stage::asked(SessionKind::Rebuild).then(&[
+            Fact::RebuildOffered(facts),
+            Fact::PlanBound,
+            joined(committed),
+            Fact::ExtentsLaid { extents: 4 },
+            Fact::BaseWhole {
+                committed: Lsn::new(committed),
+            },
+        ]);
+        assert_eq!(stage.phase(), PhaseName::Completed, "{committed}");
+    }
+}
+
+#[test]
+fn a_rebuild_tells_its_story_in_order_from_each_source() {
+    let snapshot = REBUILD;
+    let delta = RebuildFacts {
+        trusted_common: Some(Lsn::new(5)),
+        delta_extents: 2,
+        ..REBUILD
+    };
+    let full = RebuildFacts {
+        checkpoint: Checkpoint::None,
+        ..REBUILD
+    };
+    let story = |facts: RebuildFacts, extents| {
+        let whole = Fact::BaseWhole {
+            committed: Lsn::new(75),
+        };
+        let stage = Stage::asked(SessionKind::Rebuild).then(&[
+            Fact::RebuildOffered(facts),
+            Fact::PlanBound,
+            acked(62),
+            joined(70),
+            Fact::ExtentsLaid { extents: 1 },
+            Fact::ExtentsLaid { extents },
+            whole,
+            acked(74),
+            acked(76),
+        ]);
+        brief(&stage.out)
+    };
+    let begin = "!session_created init->connecting !connected connecting->handshake SendHandshake";
+    let rest = "handshake->source_selected BindPlan !exec_started source_selected->joining \
+                JoinForRebuild(";
+    let end = ") !joined joining->transferring StartBase !progress !progress !base_whole \
+               transferring->replaying !progress !progress !completed replaying->completed \
+               Release(Completed)";
+    for (facts, extents, source, base) in [
+        (snapshot, 4, "snapshot_tail", 10),
+        (delta, 2, "delta", 60),
+        (full, 4, "full_base", 60),
+    ] {
+        let want = format!("{begin} !handshake !plan_rebuild_{source} {rest}{base}{end}");
+        assert_eq!(story(facts, extents), want);
+        assert_eq!(story(facts, extents), story(facts, extents));
+    }
+}
+
+#[test]
+fn the_last_numbers_there_are_are_numbers_like_any_others() {
+    const LAST: u64 = u64::MAX;
+    let history = [moorline_types::EpochStart {
+        epoch: Epoch::new(2, 0),
+        first: Lsn::new(LAST - 9),
+    }];
+    let facts = PrimaryFacts {
+        history: &history,
+        head: Lsn::MAX,
+        committed: Lsn::MAX,
+        tail: Lsn::new(LAST - 5),
+        checkpoint: Lsn::new(LAST - 5),
+        lowest_pin: None,
+        given_up: &[],
+    };
+    let answer = |head: u64| Fact::HandshakeAnswered {
+        primary: facts,
+        replica: ReplicaFacts {
+            history: &history,
+            flushed: Some(Lsn::new(head)),
+            ..replica(&OLD_HISTORY, head)
         },
+    };
+    let acked = |n| Fact::Acknowledged {
+        flushed: Lsn::new(n),
+        head: Lsn::MAX,
+    };
+    let stage = Stage::asked(SessionKind::CatchUp).then(&[
+        answer(LAST - 5),
+        Fact::PlanBound,
+        acked(LAST - 1),
+        acked(LAST),
+        joined(LAST),
+        Fact::InSyncRecorded,
     ]);
-    assert_eq!(stage.phase(), PhaseName::Completed);
+    let recovered_to = Lsn::MAX;
+    assert_eq!(stage.session.phase(), &Phase::Completed { recovered_to });
+    // The boundary is exact there too.
+    let stage = Stage::asked(SessionKind::CatchUp).then(&[answer(LAST - 6)]);
+    assert_eq!(stage.phase(), PhaseName::Invalidated);
 }
 
 #[test]

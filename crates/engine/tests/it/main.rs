@@ -1,4 +1,5 @@
 //! The engine from outside: against a reference model, and what handling an event costs.
 
+mod causal;
 mod model;
 mod reference;

@@ -13,6 +13,8 @@ pub(crate) const COMMITTED: u64 = 12;
 pub(crate) const TAIL: u64 = 5;
 /// Acknowledgements above are a lie.
 pub(crate) const HEAD_NOW: u64 = 30;
+/// Every base is of the checkpoint, which is the tail.
+const BASE: u64 = TAIL;
 /// Extents of every base.
 pub(crate) const EXTENTS: u64 = 3;
 
@@ -433,6 +435,8 @@ fn happen(a: &mut Attempt, fact: Fact) -> Verdict {
         Fact::Answered { .. } => Verdict::Said(Refused),
         Fact::Offered => when(!a.catches_up() && a.asks(), || {
             a.offered = true;
+            // An empty log above the base is durable.
+            a.durable = Some(BASE);
             Done
         }),
         Fact::NotMember => ends_when(a.asks(), Mark::Nothing),
@@ -457,7 +461,7 @@ fn happen(a: &mut Attempt, fact: Fact) -> Verdict {
             })
         }
         Fact::Acked(flushed) => {
-            let heard = a.ships() || a.lays() || (a.catches_up() && a.joins());
+            let heard = a.ships() || a.lays() || a.joins();
             when(heard && flushed <= HEAD_NOW, || {
                 if a.durable >= Some(flushed) {
                     return Unchanged;
@@ -467,7 +471,7 @@ fn happen(a: &mut Attempt, fact: Fact) -> Verdict {
             })
         }
         Fact::Joined(at) => {
-            let shipped = a.need.map_or(0, |need| need.target);
+            let shipped = a.need.map_or(BASE, |need| need.target);
             when(a.joins(), || match a.joined {
                 None if at >= shipped => {
                     a.joined = Some(at);
@@ -491,7 +495,7 @@ fn happen(a: &mut Attempt, fact: Fact) -> Verdict {
             Done
         }),
         Fact::Whole(target) => {
-            let ready = a.lays() && a.whole.is_none() && a.laid == EXTENTS;
+            let ready = a.lays() && a.whole.is_none() && a.laid == EXTENTS && target >= BASE;
             when(ready, || {
                 a.whole = Some(target);
                 Done

@@ -1,14 +1,15 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "tests look for one answer")]
 
 use moorline_engine::{
-    Action, Actions, Answer, BudgetLimit, Cause, Endpoint, Event, Fact, Image, Plan, PlanKind,
-    PrimaryFacts, ReplicaFacts, Sender, SenderConfig, What,
+    Action, Actions, Answer, Bucket, BudgetLimit, Cause, Endpoint, Event, Fact, Image, Plan,
+    PlanKind, PrimaryFacts, ReplicaFacts, Sender, SenderConfig, What,
 };
 use moorline_types::{Epoch, EpochStart, Instant, OpenCount, ReplicaId, SessionId, VolumeId};
 use moorline_wal::{PinHolder, PinRefused, PinTable};
 
 use super::*;
-use crate::BindRefused;
+use crate::{BindRefused, Lag};
+use moorline_types::LsnRange;
 
 const VOLUME: VolumeId = VolumeId::new(1);
 const EPOCH: Epoch = Epoch::new(1, 0);
@@ -118,12 +119,10 @@ impl Stage {
     }
 
     fn with(config: CatchUpConfig) -> Self {
-        let (sender, out, plan) = planned();
+        let (mut sender, mut out, plan) = planned();
         let pins = PinTable::new();
-        let bound = BoundPlan::bind(&sender, &plan, |after| pin(&pins, after)).unwrap();
-        let mut stage = Self::carrying_out(bound, config, (sender, out), pins);
-        stage.fact(Fact::PlanBound);
-        stage
+        let bound = bind(&mut sender, &mut out, &plan, |after| pin(&pins, after)).unwrap();
+        Self::carrying_out(bound, config, (sender, out), pins)
     }
 
     fn carrying_out(
@@ -239,6 +238,20 @@ impl Stage {
     }
 }
 
+fn bind(
+    sender: &mut Sender,
+    out: &mut Actions,
+    plan: &Plan,
+    pin: impl FnOnce(Lsn) -> Result<RetentionPin, PinRefused>,
+) -> Result<BoundPlan, BindRefused> {
+    let mut turn = Turn {
+        now: at(0),
+        sender: Some(sender),
+        out,
+    };
+    BoundPlan::bind(&mut turn, plan, pin)
+}
+
 fn pin(pins: &PinTable, after: Lsn) -> Result<RetentionPin, PinRefused> {
     let holder = PinHolder::CatchUp {
         server: "s2".parse().unwrap(),
@@ -279,6 +292,7 @@ fn handshaken(flushed: u64, head: u64) -> (Sender, Actions, Option<Plan>) {
             committed: lsn(60),
             tail: lsn(10),
             checkpoint: lsn(10),
+            lowest_pin: None,
             given_up: &[],
         },
         replica: ReplicaFacts {
@@ -603,7 +617,6 @@ fn nothing_is_shipped_before_a_cut_is_recorded() {
 #[test]
 fn a_refused_pin_is_named_and_nothing_is_held() {
     use moorline_engine::{PinKind, PinRefusedReason};
-    let (sender, _, plan) = planned();
     for (refused, reason) in [
         (
             PinRefused::Reclaimed {
@@ -621,12 +634,16 @@ fn a_refused_pin_is_named_and_nothing_is_held() {
         ),
         (PinRefused::TooMany { count: 9 }, PinRefusedReason::TooMany),
     ] {
-        let Err(BindRefused::Pin(refusal)) = BoundPlan::bind(&sender, &plan, |_| Err(refused))
-        else {
+        let (mut sender, mut out, plan) = planned();
+        let said = bind(&mut sender, &mut out, &plan, |_| Err(refused));
+        let Err(BindRefused::Pin(refusal)) = said else {
             panic!("it was bound, or refused otherwise");
         };
         assert_eq!((refusal.pin, refusal.lsn), (PinKind::History, lsn(40)));
         assert_eq!(refusal.reason, reason);
+        // The session ended with it and may be tried again.
+        assert!(sender.admit(plan.stamp).is_err());
+        assert_eq!(sender.bucket(), Bucket::Disconnected);
     }
 }
 
@@ -634,7 +651,9 @@ fn a_refused_pin_is_named_and_nothing_is_held() {
 fn only_the_plan_that_a_session_waits_for_is_bound_and_only_once() {
     let no_pin = |_| -> Result<RetentionPin, PinRefused> { panic!("nothing is pinned") };
     let refused = |sender: &Sender, plan: &Plan| {
-        let refused = BoundPlan::bind(sender, plan, no_pin);
+        let (mut told, mut out) = (sender.clone(), Actions::new());
+        let refused = bind(&mut told, &mut out, plan, no_pin);
+        assert_eq!(told, *sender, "a refusal changed it");
         refused.unwrap_err().to_string()
     };
     let (sender, _, plan) = planned();
@@ -659,6 +678,13 @@ fn only_the_plan_that_a_session_waits_for_is_bound_and_only_once() {
     let mut none = plan.clone();
     none.kind = PlanKind::ZeroGap { after: lsn(60) };
     assert_eq!(refused(&sender, &none), "the plan is no catch-up");
+    // A pin at another place would hold too little.
+    let pins = PinTable::new();
+    let (mut told, mut out) = (sender.clone(), Actions::new());
+    let wrong = bind(&mut told, &mut out, &plan, |_| pin(&pins, lsn(41)));
+    let text = "a History pin at 41 was handed in, not a History pin at 40";
+    assert_eq!(wrong.unwrap_err().to_string(), text);
+    assert_eq!((told, pins.live()), (sender, 0));
     // Twice.
     let stage = Stage::new();
     let text = "the session does not wait for this plan: it is catching_up";

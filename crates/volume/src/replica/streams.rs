@@ -217,7 +217,7 @@ impl Replica {
                     self.change_in_sync(ctx);
                 }
             }
-            EngineAction::JoinForRebuild { stamp } | EngineAction::StartBase { stamp } => {
+            EngineAction::JoinForRebuild { stamp, .. } | EngineAction::StartBase { stamp } => {
                 unreachable!("no rebuild session is requested: {stamp:?}")
             }
             EngineAction::RaiseCommitted { through } => self.store.set_committed(through),

@@ -94,13 +94,12 @@ impl Run {
             Path::GapAndCut => (40, 80),
             Path::Nothing => (68, 68),
         };
-        let (sender, out, plan) = handshaken(flushed, head);
+        let (mut sender, mut out, plan) = handshaken(flushed, head);
         let pins = PinTable::new();
         let mut stage = if let Some(plan) = plan {
-            let bound = BoundPlan::bind(&sender, &plan, |after| pin(&pins, after)).unwrap();
-            let mut stage = Stage::carrying_out(bound, config, (sender, out), pins);
-            stage.fact(Fact::PlanBound);
-            stage
+            let hold = |after| pin(&pins, after);
+            let bound = bind(&mut sender, &mut out, &plan, hold).unwrap();
+            Stage::carrying_out(bound, config, (sender, out), pins)
         } else {
             let stamp = sender.session().unwrap().stamp();
             let bound = BoundPlan::zero_gap(&sender, stamp, lsn(flushed)).unwrap();
@@ -261,9 +260,10 @@ fn after_step(said: StepOutcome, head: u64) -> Next {
         StepOutcome::Waiting(Waiting::Read) => Next::Read,
         StepOutcome::AtHead { .. } => Next::Join,
         StepOutcome::Waiting(Waiting::Window | Waiting::Proof | Waiting::Live) => Next::Ack(head),
-        StepOutcome::NotConverging(_) | StepOutcome::Ended(_) | StepOutcome::Refused(_) => {
-            Next::Step
-        }
+        StepOutcome::Waiting(Waiting::Base | Waiting::Laid)
+        | StepOutcome::NotConverging(_)
+        | StepOutcome::Ended(_)
+        | StepOutcome::Refused(_) => Next::Step,
     }
 }
 

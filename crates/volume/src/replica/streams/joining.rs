@@ -1,9 +1,9 @@
 //! From a bound plan to the live stream, and what is given back at the end.
 
 use moorline_engine::{
-    Fact, PinKind, PinRefusal, PinRefusedReason, PlanKind, RecoveryEvent, ReleaseCause,
-    SessionStamp,
+    Fact, PinKind, PinNeed, PlanKind, RecoveryEvent, ReleaseCause, SessionStamp,
 };
+use moorline_executor::pin_refusal;
 use moorline_types::{Instant, Lsn, Policy, ServerId};
 use moorline_wal::PinHolder;
 
@@ -39,11 +39,10 @@ impl Replica {
                 }
                 Fact::PlanBound
             }
-            Err(_) => Fact::PinRefused(PinRefusal {
-                pin: PinKind::History,
-                lsn: after,
-                reason: PinRefusedReason::Reclaimed,
-            }),
+            Err(refused) => {
+                let (kind, lsn) = (PinKind::History, after);
+                Fact::PinRefused(pin_refusal(PinNeed { kind, lsn }, &refused))
+            }
         }
     }
 

@@ -230,6 +230,7 @@ impl Replica {
             committed: self.store.committed(),
             tail: log.tail(),
             checkpoint: self.store.frontiers().checkpoint,
+            lowest_pin: log.pin_table().lowest(),
             given_up: &given_up,
         };
         let replica = EngineFacts {
