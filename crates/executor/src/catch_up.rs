@@ -6,6 +6,10 @@
 //!                              ^------- rewind ------|
 //! ```
 //!
+//! `hand_over` joins at the head, once everything went out, and whoever orders records ships them
+//! from there. `join` joins at once, with records still outstanding, and steps go on shipping
+//! whatever there is; `complete` then leaves a [`LiveStream`] that goes on alike.
+//!
 //! All records go over one stream in LSN order without a gap: what this ships, and behind it, from
 //! the hand-over on, what the ordering point ships itself. The pin follows the replica's *durable*
 //! frontier and is dropped on every way out, with exactly one [`Released`].
@@ -18,6 +22,7 @@ use moorline_wal::{LogReadError, ReadStart, Record, RetentionPin};
 
 use crate::{
     execution::Execution,
+    live::LiveStream,
     plan::BoundPlan,
     ports::{HistoryReader, ReplicaLink},
     shipment::{CatchUpConfig, Pause, Shipment},
@@ -183,6 +188,22 @@ impl CatchUp {
             Ok(running) => running.shipment.hand_over(head),
             Err(cause) => HandOver::Refused(cause),
         }
+    }
+
+    /// Joins the live stream at once, under the ordering point: the replica is bound to every record
+    /// above `head`, and steps ship what it lacks below and whatever follows.
+    pub fn join(&mut self, head: Lsn) -> HandOver {
+        match self.0.running_mut() {
+            Ok(running) => running.shipment.join(head),
+            Err(cause) => HandOver::Refused(cause),
+        }
+    }
+
+    /// The proof is in: drops the pin, puts the one release event into the turn's requests and goes
+    /// on as a stream without an end. `None` when it is over.
+    pub fn complete(&mut self, turn: &mut Turn<'_>) -> Option<LiveStream> {
+        let (running, _released) = self.0.complete(turn)?;
+        Some(LiveStream::of(running.shipment))
     }
 
     /// A live record went out behind the hand-over: it takes part in the window no more, but a

@@ -72,6 +72,21 @@ impl<R> Execution<R> {
         }
     }
 
+    /// Ends it as completed, and hands back what it held.
+    pub(crate) fn complete(&mut self, turn: &mut Turn<'_>) -> Option<(R, Released)> {
+        let cause = ReleaseCause::Completed;
+        match std::mem::replace(&mut self.state, State::Over(cause)) {
+            State::Running(running) => {
+                let released = turn.released(&self.replica, self.stamp, cause);
+                Some((running, released))
+            }
+            over @ State::Over(_) => {
+                self.state = over;
+                None
+            }
+        }
+    }
+
     pub(crate) fn end(&mut self, turn: &mut Turn<'_>, cause: ReleaseCause) -> Released {
         let released = self.release(turn, cause);
         released.expect("a running execution ends once")

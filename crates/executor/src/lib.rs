@@ -10,6 +10,7 @@
 //!   records_read    a submitted read came back      acknowledged   the replica's frontiers
 //!   follow          the target is reached: ship on towards the moving head
 //!   hand_over       under the ordering point: live records follow at one LSN, without a gap
+//!   join, complete  the same where steps ship live records, too: then a LiveStream goes on
 //! Rebuild::step     the same for the join, which comes first, then the base under it
 //!   base_read       a submitted read came back      laid           the replica's cursor
 //! release           every way out: drops the pin, ends the session if it is live, one event, once
@@ -37,12 +38,14 @@
 //! | `execution.rs` | what every execution is: authority first, over once |
 //! | `shipment.rs` | records on their way: window, rounds, hand-over, rewind |
 //! | `catch_up.rs` | [`CatchUp`] |
+//! | `live.rs` | [`LiveStream`]: what follows a completed catch-up that steps ship |
 //! | `rebuild.rs`, `rebuild/` | [`Rebuild`] |
 
 #![forbid(unsafe_code)]
 
 mod catch_up;
 mod execution;
+mod live;
 mod plan;
 mod ports;
 mod rebuild;
@@ -51,6 +54,7 @@ mod step;
 mod turn;
 
 pub use catch_up::CatchUp;
+pub use live::{LiveOutcome, LiveStream};
 pub use plan::{BindRefused, BoundPlan, BoundRebuild, ImagePin, pin_refusal};
 pub use ports::{
     BaseBlock, BaseExtent, BaseImage, BaseLink, BaseReadError, BaseStart, BaseWanted,

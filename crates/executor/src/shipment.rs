@@ -1,9 +1,10 @@
 //! Records on their way to one replica: how far they went, what is on the way, what is proven.
 //!
 //! ```text
-//! to a target --follow--> following --hand_over--> live
+//! to a target --follow--> following --hand_over--> live      (the ordering point ships)
 //!                         (the moving head)
 //!                              ^------- rewind ------|
+//!        any --join--> bound                                 (steps go on shipping, to the head)
 //! ```
 
 use std::collections::VecDeque;
@@ -70,7 +71,14 @@ pub(crate) enum InFlight {
 enum Stage {
     ToTarget(Lsn),
     Following(Round),
-    Live { since: Lsn },
+    /// Whoever orders records ships them.
+    Live {
+        since: Lsn,
+    },
+    /// Joined, and steps ship whatever there is.
+    Bound {
+        since: Lsn,
+    },
 }
 
 /// One round towards a head that moves while it is shipped to.
@@ -107,6 +115,11 @@ impl Shipment {
         Self::beginning(range.after(), Stage::ToTarget(range.through()), config)
     }
 
+    /// All there is after `after`, with no end.
+    pub(crate) const fn bound(after: Lsn, config: CatchUpConfig) -> Self {
+        Self::beginning(after, Stage::Bound { since: after }, config)
+    }
+
     /// From `after` towards the moving head at once.
     pub(crate) const fn to_head(after: Lsn, config: CatchUpConfig) -> Self {
         Self::beginning(after, Stage::Following(Round::first(after)), config)
@@ -133,8 +146,19 @@ impl Shipment {
         self.received
     }
 
+    /// Whether whoever orders records ships them.
     pub(crate) const fn is_live(&self) -> bool {
         matches!(self.stage, Stage::Live { .. })
+    }
+
+    /// Goes on with steps that ship whatever there is.
+    pub(crate) const fn into_bound(mut self) -> Self {
+        let since = match self.stage {
+            Stage::Live { since } | Stage::Bound { since } => since,
+            Stage::ToTarget(_) | Stage::Following(_) => self.shipped,
+        };
+        self.stage = Stage::Bound { since };
+        self
     }
 
     /// What may be read now, and how many bytes of it.
@@ -142,7 +166,7 @@ impl Shipment {
         let config = self.config;
         let limit = match self.stage {
             Stage::ToTarget(target) => target.max(self.shipped),
-            Stage::Following(_) => head,
+            Stage::Following(_) | Stage::Bound { .. } => head,
             Stage::Live { .. } => return Err(Pause::Waiting(Waiting::Live)),
         };
         if self.read != InFlight::None {
@@ -151,6 +175,7 @@ impl Shipment {
         if self.shipped >= limit {
             return Err(match self.stage {
                 Stage::ToTarget(_) => Pause::Waiting(Waiting::Proof),
+                Stage::Bound { .. } => Pause::Waiting(Waiting::Live),
                 Stage::Following(_) | Stage::Live { .. } => Pause::AtHead(head),
             });
         }
@@ -252,7 +277,7 @@ impl Shipment {
 
     pub(crate) fn hand_over(&mut self, head: Lsn) -> HandOver {
         let rounds = match self.stage {
-            Stage::Live { since } => return HandOver::Already(since),
+            Stage::Live { since } | Stage::Bound { since } => return HandOver::Already(since),
             Stage::ToTarget(_) => None,
             Stage::Following(round) => Some(round.stubborn),
         };
@@ -264,6 +289,14 @@ impl Shipment {
             });
         }
         self.stage = Stage::Live { since: head };
+        HandOver::At(head)
+    }
+
+    pub(crate) const fn join(&mut self, head: Lsn) -> HandOver {
+        if let Stage::Live { since } | Stage::Bound { since } = self.stage {
+            return HandOver::Already(since);
+        }
+        self.stage = Stage::Bound { since: head };
         HandOver::At(head)
     }
 

@@ -694,6 +694,44 @@ fn only_the_plan_that_a_session_waits_for_is_bound_and_only_once() {
 }
 
 #[test]
+fn a_replica_that_joins_at_once_is_shipped_what_it_lacks_and_whatever_follows() {
+    let mut stage = Stage::new();
+    for n in [44, 48, 52, 56, 60] {
+        assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(n) });
+        stage.replica_acks(n);
+    }
+    stage.catch_up.follow(lsn(60));
+    assert_eq!(stage.catch_up.join(lsn(70)), HandOver::At(lsn(70)));
+    assert_eq!(stage.catch_up.join(lsn(71)), HandOver::Already(lsn(70)));
+    let join_point = lsn(70);
+    stage.fact(Fact::Joined { join_point });
+    stage.head = 72;
+    for n in [64, 68, 72] {
+        assert_eq!(stage.step(), StepOutcome::Shipped { through: lsn(n) });
+        stage.replica_acks(n);
+    }
+    assert_eq!(stage.step(), StepOutcome::Waiting(Waiting::Live));
+    assert_eq!(
+        stage.catch_up.rewind(lsn(71)),
+        Rewind::BelowProven { proven: lsn(72) }
+    );
+    assert_eq!(stage.pinned(), [72], "the pin lives until the proof is in");
+    stage.fact(Fact::InSyncRecorded);
+    let mut turn = Turn {
+        now: at(0),
+        sender: Some(&mut stage.sender),
+        out: &mut stage.out,
+    };
+    let mut live = stage.catch_up.complete(&mut turn).unwrap();
+    assert!(stage.catch_up.complete(&mut turn).is_none());
+    assert_eq!(stage.releases(), [ReleaseCause::Completed]);
+    assert_eq!((stage.pins.live(), live.shipped()), (0, lsn(72)));
+    let ports = (&mut stage.history, &mut stage.link);
+    let _shipped = live.step(lsn(73), ports);
+    assert_eq!(stage.link.0.last(), Some(&73));
+}
+
+#[test]
 fn a_zero_gap_asks_for_no_pin_and_ships_only_what_the_join_needs() {
     let (sender, out, _) = handshaken(68, 68);
     let stamp = sender.session().unwrap().stamp();
