@@ -32,9 +32,11 @@ use crate::{
 
 /// One catch-up being carried out.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct CatchUp(Execution<Running>);
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 struct Running {
     /// Dropped with this.
     pin: Option<RetentionPin>,
@@ -51,6 +53,16 @@ impl CatchUp {
             shipment: Shipment::to_target(range, config),
         };
         Self(Execution::new(replica, stamp, running))
+    }
+
+    /// The copy of a catch-up has the copy of its pin bound.
+    #[cfg(feature = "simulation")]
+    pub fn bind_pin(&mut self, pins: &moorline_wal::PinTable) {
+        if let Ok(running) = self.0.running_mut()
+            && let Some(pin) = &mut running.pin
+        {
+            pin.bind(pins);
+        }
     }
 
     /// For which replica it works.

@@ -14,6 +14,7 @@ use crate::{
 
 /// Work for one session; `R` owns all that it holds.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Execution<R> {
     replica: ReplicaId,
     stamp: SessionStamp,
@@ -21,6 +22,7 @@ pub(crate) struct Execution<R> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 enum State<R> {
     Running(R),
     Over(ReleaseCause),

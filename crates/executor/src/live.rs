@@ -15,6 +15,7 @@ use crate::{
 
 /// An endless shipment.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub struct LiveStream(Shipment);
 
 /// What became of one step of it.

@@ -42,6 +42,7 @@ impl Default for CatchUpConfig {
 
 /// The records of one execution.
 #[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
 pub(crate) struct Shipment {
     config: CatchUpConfig,
     stage: Stage,

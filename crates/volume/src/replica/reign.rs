@@ -397,5 +397,5 @@ impl Reign {
     }
 }
 
-/// Batches kept in flight to one peer: `(through, bytes, sent at)`, oldest first.
-pub(super) type InFlight = VecDeque<(Lsn, u64, Instant)>;
+/// Batches kept in flight to one peer: `(through, sent at)`, oldest first.
+pub(super) type InFlight = VecDeque<(Lsn, Instant)>;

@@ -1,7 +1,9 @@
 //! One ordered stream per peer: what the engine asks for, carried out.
 //!
-//! Catch-up pages and live records go over the same stream in LSN order without a gap. While a
-//! catch-up runs the stream ends at its frozen target; the join takes the end away.
+//! Catch-up pages and live records go over the same stream in LSN order without a gap. A stream
+//! keeps link, stamp and acknowledgements; what is shipped, and what holds it, is its execution's
+//! business: a catch-up ends at its frozen target, the join takes the end away, and when the proof is
+//! in the stream goes on without pin and session.
 
 mod answers;
 mod joining;
@@ -9,8 +11,9 @@ mod opening;
 mod shipping;
 
 use moorline_engine::{Action as EngineAction, Directed, Event as EngineEvent, Fact, SessionStamp};
+use moorline_executor::{CatchUp, LiveStream, Rewind};
 use moorline_types::{Instant, Lsn, LsnRange, ServerId, SessionId};
-use moorline_wal::{ReadId, RetentionPin};
+use moorline_wal::ReadId;
 use moorline_wire::{Ack, Truncate, VolumeHeader, VolumeMessage};
 
 use super::{Ctx, Replica, Role, reign::InFlight};
@@ -28,20 +31,16 @@ pub(crate) struct Stream {
     pub(super) stamp: SessionStamp,
     link: LinkId,
     state: StreamState,
-    /// Records through here were sent.
-    sent: Lsn,
+    execution: Execution,
     pub(super) received: Lsn,
     pub(super) flushed: Lsn,
     pub(super) told_committed: Lsn,
     in_flight: InFlight,
-    in_flight_bytes: u64,
     /// When the durable frontier last moved: a peer that goes on is slow and not silent.
     progressed: Instant,
     reading: Option<ReadId>,
     /// The head that the handshake showed: who received as much has its memory back.
     shown: Lsn,
-    /// Held until the peer has joined and reached the join point.
-    pin: Option<RetentionPin>,
     /// Joins at its peer's first lease grant, with what was shipped before.
     joins_when_granted: Option<Lsn>,
 }
@@ -51,9 +50,34 @@ enum StreamState {
     /// Nothing is shipped yet.
     Preparing,
     /// Shipping through a frozen target.
-    CatchingUp { target: Lsn },
+    CatchingUp,
     /// Bound to the live stream.
     Joined,
+}
+
+/// What ships the records.
+#[derive(Debug)]
+#[cfg_attr(feature = "simulation", derive(Clone))]
+enum Execution {
+    /// The session has no plan that ships anything.
+    None,
+    /// The session's, with the pin that it needs until the peer has joined and reached the join
+    /// point.
+    CatchUp(CatchUp),
+    /// The session is completed.
+    Live(LiveStream),
+}
+
+impl Execution {
+    /// Frees what the peer has durably; the pin follows, so that a long recovery does not fill the
+    /// log. Bytes that are only received still count: a slow disk bounds a peer, too.
+    fn acknowledged(&mut self, flushed: Lsn) {
+        match self {
+            Self::None => {}
+            Self::CatchUp(catch_up) => catch_up.acknowledged(flushed, flushed),
+            Self::Live(live) => live.acknowledged(flushed, flushed),
+        }
+    }
 }
 
 impl Stream {
@@ -63,15 +87,13 @@ impl Stream {
             stamp,
             link,
             state: StreamState::Preparing,
-            sent: Lsn::ZERO,
+            execution: Execution::None,
             received: Lsn::ZERO,
             flushed: Lsn::ZERO,
             told_committed: Lsn::ZERO,
             in_flight: InFlight::new(),
-            in_flight_bytes: 0,
             progressed: now,
             reading: None,
-            pin: None,
             joins_when_granted: None,
         }
     }
@@ -79,8 +101,8 @@ impl Stream {
     /// The copy of a stream has the copy of its pin bound.
     #[cfg(feature = "simulation")]
     pub(super) fn bind_pin(&mut self, pins: &moorline_wal::PinTable) {
-        if let Some(pin) = &mut self.pin {
-            pin.bind(pins);
+        if let Execution::CatchUp(catch_up) = &mut self.execution {
+            catch_up.bind_pin(pins);
         }
     }
 
@@ -92,16 +114,7 @@ impl Stream {
     pub(super) fn oldest_unanswered(&self) -> Option<Instant> {
         self.in_flight
             .front()
-            .map(|(_, _, at)| self.progressed.max(*at))
-    }
-
-    /// How far may be sent, as of now.
-    fn end(&self, head: Lsn) -> Lsn {
-        match self.state {
-            StreamState::Preparing => self.sent,
-            StreamState::CatchingUp { target } => target,
-            StreamState::Joined => head,
-        }
+            .map(|(_, at)| self.progressed.max(*at))
     }
 
     /// Only within a session whose cut, if one was needed, is recorded (`CUT-4`).
@@ -111,26 +124,26 @@ impl Stream {
         }
         self.received = self.received.max(ack.received);
         self.flushed = self.flushed.max(ack.flushed);
-        // The pin follows the frontier, so that a long recovery does not fill the log.
-        if let Some(pin) = &mut self.pin
-            && self.flushed > pin.lsn()
-        {
-            pin.advance(self.flushed);
-        }
+        self.execution.acknowledged(self.flushed);
         while self
             .in_flight
             .front()
-            .is_some_and(|(through, _, _)| *through <= self.flushed)
+            .is_some_and(|(through, _)| *through <= self.flushed)
         {
-            let (_, bytes, _) = self.in_flight.pop_front().expect("just looked at");
-            self.in_flight_bytes -= bytes;
+            self.in_flight.pop_front();
         }
     }
 
-    fn rewind(&mut self, after: Lsn) {
-        self.sent = after;
-        self.in_flight.clear();
-        self.in_flight_bytes = 0;
+    /// The peer lacks the record after `held`, as far as that can be.
+    fn rewind(&mut self, held: Lsn) {
+        let wound = match &mut self.execution {
+            Execution::None => return,
+            Execution::CatchUp(catch_up) => catch_up.rewind(held),
+            Execution::Live(live) => live.rewind(held),
+        };
+        if let Rewind::To(_) = wound {
+            self.in_flight.clear();
+        }
     }
 }
 
@@ -186,8 +199,7 @@ impl Replica {
                 self.send_handshake(ctx, peer, stamp, (kind, cause));
             }
             EngineAction::BindPlan(plan) => {
-                let fact = self.bind(ctx, peer, plan.stamp, &plan.kind);
-                self.tell_engine(ctx, peer, plan.stamp, fact);
+                self.bind(ctx, peer, &plan);
             }
             EngineAction::SendTruncate { stamp, through } => {
                 self.send_on_stream(
@@ -197,12 +209,9 @@ impl Replica {
                     VolumeMessage::Truncate(Truncate { through }),
                 );
             }
-            EngineAction::StartShipping { stamp, range } => {
+            EngineAction::StartShipping { stamp, range: _ } => {
                 if let Some(stream) = self.stream_of(peer, stamp) {
-                    stream.sent = range.after();
-                    stream.state = StreamState::CatchingUp {
-                        target: range.through(),
-                    };
+                    stream.state = StreamState::CatchingUp;
                 }
             }
             EngineAction::Join { stamp, after } => self.join(ctx, peer, stamp, after),
@@ -314,8 +323,7 @@ mod tests {
         let mut stream = Stream::new(at(0), stamp, LinkId::new(1), Lsn::ZERO);
         assert_eq!(stream.oldest_unanswered(), None);
         for lsn in [5, 9] {
-            stream.in_flight.push_back((Lsn::new(lsn), 100, at(10)));
-            stream.in_flight_bytes += 100;
+            stream.in_flight.push_back((Lsn::new(lsn), at(10)));
         }
         assert_eq!(stream.oldest_unanswered(), Some(at(10)));
         stream.note_ack(at(400), ack(5));
@@ -328,6 +336,5 @@ mod tests {
         );
         stream.note_ack(at(700), ack(9));
         assert_eq!(stream.oldest_unanswered(), None);
-        assert_eq!(stream.in_flight_bytes, 0);
     }
 }

@@ -80,7 +80,6 @@ impl Replica {
             return;
         };
         if let Some(stream) = self.stream_of(&from.server, stamp)
-            && need.after < stream.sent
             && need.after >= stream.flushed
         {
             stream.rewind(need.after);

@@ -1,48 +1,39 @@
 //! From a bound plan to the live stream, and what is given back at the end.
 
-use moorline_engine::{
-    Fact, PinKind, PinNeed, PlanKind, RecoveryEvent, ReleaseCause, SessionStamp,
-};
-use moorline_executor::pin_refusal;
+use moorline_engine::{Fact, Plan, ReleaseCause, SessionStamp};
+use moorline_executor::{BoundPlan, CatchUp, Turn};
 use moorline_types::{Instant, Lsn, Policy, ServerId};
 use moorline_wal::PinHolder;
 
-use super::StreamState;
+use super::{Execution, StreamState, shipping::SHIPPING};
 use crate::{
-    journal::Happening,
     mutants::Mutant,
     promotion::Vote,
     replica::{Ctx, Replica, Role, reign::ANNOUNCE_DELAY},
 };
 
 impl Replica {
-    /// Acquires the pin that a plan needs, or says why not.
-    pub(super) fn bind(
-        &mut self,
-        ctx: &Ctx<'_>,
-        peer: &ServerId,
-        stamp: SessionStamp,
-        plan: &PlanKind,
-    ) -> Fact<'static> {
-        let PlanKind::CatchUp { range, .. } = plan else {
-            return Fact::PlanBound;
-        };
-        let after = range.after();
+    /// Acquires what a plan needs and begins to carry it out; the session is told either way.
+    pub(super) fn bind(&mut self, ctx: &Ctx<'_>, peer: &ServerId, plan: &Plan) {
         let holder = PinHolder::CatchUp {
             server: peer.clone(),
-            session: stamp.session,
+            session: plan.stamp.session,
         };
-        match self.store.pin(after, holder, ctx.now) {
-            Ok(pin) => {
-                if let Some(stream) = self.stream_of(peer, stamp) {
-                    stream.pin = Some(pin);
-                }
-                Fact::PlanBound
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let mut turn = Turn::of(ctx.now, &mut reign.registry, peer, &mut reign.asked);
+        let pin = |after| self.store.pin(after, holder, ctx.now);
+        // A plan that is not awaited any more concerns nobody; a refused pin ended its session.
+        let Ok(bound) = BoundPlan::bind(&mut turn, plan, pin) else {
+            return;
+        };
+        let catch_up = CatchUp::new(bound, SHIPPING);
+        match reign.streams.get_mut(peer) {
+            Some(stream) if stream.stamp == plan.stamp => {
+                stream.execution = Execution::CatchUp(catch_up);
             }
-            Err(refused) => {
-                let (kind, lsn) = (PinKind::History, after);
-                Fact::PinRefused(pin_refusal(PinNeed { kind, lsn }, &refused))
-            }
+            Some(_) | None => drop(catch_up),
         }
     }
 
@@ -57,15 +48,28 @@ impl Replica {
             true => after,
             false => self.store.log().head(),
         };
-        if let Some(stream) = self.stream_of(peer, stamp) {
-            stream.sent = stream.sent.max(after);
-            stream.state = StreamState::Joined;
-            if let Role::Reign(reign) = &mut self.role {
-                // What is committed may be news to the peer though no record follows.
-                reign.announce_at = Some(ctx.now.after(ANNOUNCE_DELAY));
-            }
-            self.tell_engine(ctx, peer, stamp, Fact::Joined { join_point });
+        let head = self.store.log().head();
+        let Role::Reign(reign) = &mut self.role else {
+            return;
+        };
+        let Some(stream) = reign.streams.get_mut(peer).filter(|s| s.stamp == stamp) else {
+            return;
+        };
+        if let Execution::None = stream.execution {
+            // It lacks nothing committed: only the join ships.
+            let sender = reign.registry.sender(peer);
+            let bound = sender.map(|sender| BoundPlan::zero_gap(sender, stamp, after));
+            let Some(Ok(bound)) = bound else { return };
+            stream.execution = Execution::CatchUp(CatchUp::new(bound, SHIPPING));
         }
+        if let Execution::CatchUp(catch_up) = &mut stream.execution {
+            catch_up.follow(after);
+            let _at = catch_up.join(head);
+        }
+        stream.state = StreamState::Joined;
+        // What is committed may be news to the peer though no record follows.
+        reign.announce_at = Some(ctx.now.after(ANNOUNCE_DELAY));
+        self.tell_engine(ctx, peer, stamp, Fact::Joined { join_point });
     }
 
     /// Whether the peer would be required, for the lease too, before it may grant one: right after
@@ -113,9 +117,16 @@ impl Replica {
         let Some(stream) = reign.streams.get_mut(peer).filter(|s| s.stamp == stamp) else {
             return;
         };
+        let mut turn = Turn::of(ctx.now, &mut reign.registry, peer, &mut reign.asked);
         match cause {
             // The recovery is over and the live stream goes on.
-            ReleaseCause::Completed => stream.pin = None,
+            ReleaseCause::Completed => {
+                if let Execution::CatchUp(catch_up) = &mut stream.execution
+                    && let Some(live) = catch_up.complete(&mut turn)
+                {
+                    stream.execution = Execution::Live(live);
+                }
+            }
             ReleaseCause::SessionEnded
             | ReleaseCause::Fenced
             | ReleaseCause::BudgetExceeded(_)
@@ -124,11 +135,12 @@ impl Replica {
             | ReleaseCause::PinBroken
             | ReleaseCause::Cancelled
             | ReleaseCause::Panicked => {
+                if let Execution::CatchUp(catch_up) = &mut stream.execution {
+                    let _first = catch_up.release(&mut turn, cause);
+                }
                 reign.streams.remove(peer);
                 reign.growing.remove(peer);
             }
         }
-        let released = RecoveryEvent::released(ctx.now, peer, stamp, cause);
-        self.note(ctx, Happening::Recovery(released));
     }
 }

@@ -85,9 +85,17 @@ impl Replica {
             .registry
             .handle(ctx.now, peer, event, &mut reign.asked);
         reign.unpromised.remove(peer);
-        reign.streams.remove(peer);
-        reign.growing.remove(peer);
+        // A catch-up is released, with its event, before its stream goes.
         self.do_engine(ctx);
+        if let Role::Reign(reign) = &mut self.role
+            && reign
+                .streams
+                .get(peer)
+                .is_some_and(|stream| stream.link == link)
+        {
+            reign.streams.remove(peer);
+            reign.growing.remove(peer);
+        }
         self.advance(ctx);
     }
 

@@ -1,25 +1,45 @@
 //! What each stream may have now: catch-up pages and live records alike.
 
-use moorline_engine::SessionStamp;
-use moorline_types::{Instant, Lsn, LsnRange, ServerId};
+use moorline_executor::{
+    CatchUpConfig, HistoryReader, LiveOutcome, ReplicaLink, StepOutcome, Turn,
+};
+use moorline_types::{DeviceOp, Instant, Lsn, LsnRange, ServerId};
 use moorline_wal::{LogReadError, ReadId, ReadStart, Record, RecordAt};
 use moorline_wire::{Commit, PayloadParts, Records, VolumeMessage};
 
-use super::{ReadFor, StreamState, wire_session};
+use moorline_blockvol::Store;
+
+use super::{Execution, ReadFor, StreamState, wire_session};
 use crate::{
     mutants::Mutant,
-    replica::{Ctx, Replica, Role},
+    replica::{Ctx, Replica, Role, reign::Reign},
 };
 
-/// Bytes on their way to one peer and not yet durable there: several round trips' worth of a fast
-/// network, and a bound for the memory that a slow peer can hold.
-const WINDOW_BYTES: u64 = 16 << 20;
-
-/// One message's payload: small enough to interleave, large enough to cost few system calls.
-const BATCH_BYTES: usize = 1 << 20;
+/// Several round trips' worth of a fast network on its way to one peer and not yet durable there,
+/// and a bound for the memory that a slow peer can hold. A page is one message's payload: small
+/// enough to interleave, large enough to cost few system calls.
+pub(super) const SHIPPING: CatchUpConfig = CatchUpConfig {
+    window_bytes: 16 << 20,
+    page_bytes: 1 << 20,
+    // Streams are joined at once and never chase a head.
+    stubborn_rounds_max: u32::MAX,
+};
 
 /// One message's records.
 const BATCH_RECORDS: usize = 512;
+
+/// What became of a stream's execution being driven on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Drive {
+    /// More can follow at once.
+    On,
+    /// Until something comes back.
+    Waits,
+    /// Its session ended with it.
+    Ended,
+    /// The records cannot be had: classified again, by its facts.
+    Failed,
+}
 
 impl Replica {
     /// Sends every stream what it may have: catch-up pages and live records alike.
@@ -29,95 +49,77 @@ impl Replica {
             Role::Idle | Role::Follower(_) | Role::Candidate(_) => return,
         };
         for server in servers {
-            self.ship_to(ctx, &server);
+            while self.ship_to(ctx, &server) == Drive::On {}
         }
         self.hold_back_reclaim();
     }
 
-    fn ship_to(&mut self, ctx: &mut Ctx<'_>, server: &ServerId) {
-        loop {
-            let head = self.store.log().head();
-            let Role::Reign(reign) = &mut self.role else {
-                return;
-            };
-            let Some(stream) = reign.streams.get_mut(server) else {
-                return;
-            };
-            let end = stream.end(head);
-            let open = stream.reading.is_none() && stream.in_flight_bytes < WINDOW_BYTES;
-            if !open || stream.sent >= end {
-                return;
-            }
-            let (after, stamp) = (stream.sent, stream.stamp);
-            match self.in_memory(after, end) {
-                Batch::Records(records) => self.send_records(ctx, server, records),
-                Batch::OnDisk => {
-                    if self.read_page(ctx, server, stamp, after, end).is_none() {
-                        return;
-                    }
-                }
-                Batch::Gone => {
-                    // The log was reclaimed past a slow peer: classified again, by its facts.
-                    self.end_stream(ctx, server, stamp);
-                    return;
-                }
-            }
+    fn ship_to(&mut self, ctx: &mut Ctx<'_>, server: &ServerId) -> Drive {
+        let head = self.store.log().head();
+        let Role::Reign(reign) = &mut self.role else {
+            return Drive::Waits;
+        };
+        let Reign {
+            streams,
+            registry,
+            asked,
+            ..
+        } = &mut **reign;
+        let Some(stream) = streams.get_mut(server) else {
+            return Drive::Waits;
+        };
+        if stream.state == StreamState::Preparing {
+            return Drive::Waits;
         }
+        let stamp = stream.stamp;
+        let mut outbox = Outbox::default();
+        let mut history = LogReader {
+            now: ctx.now,
+            store: &mut self.store,
+            ops: &mut self.ops,
+            serial: &mut self.serial,
+            pending: None,
+        };
+        let ports = (&mut history, &mut outbox);
+        let drive = match &mut stream.execution {
+            Execution::None => Drive::Waits,
+            Execution::CatchUp(catch_up) => {
+                let mut turn = Turn::of(ctx.now, registry, server, asked);
+                after_step(catch_up.step(&mut turn, head, ports))
+            }
+            Execution::Live(live) => after_live(live.step(head, ports)),
+        };
+        if let Some(read) = history.pending {
+            stream.reading = Some(read);
+            let server = server.clone();
+            self.reads.insert(read, ReadFor::Stream { server, stamp });
+        }
+        self.shipped(ctx, server, outbox, drive)
     }
 
-    /// The records after `after` that are in memory, one batch of them.
-    fn in_memory(&self, after: Lsn, end: Lsn) -> Batch {
-        let log = self.store.log();
-        let (mut records, mut bytes) = (Vec::new(), 0);
-        let mut next = after.next();
-        while next <= end && records.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
-            match log.record(next) {
-                Some(RecordAt::Memory(record)) => {
-                    bytes += record.payload().len();
-                    records.push(record);
-                }
-                Some(RecordAt::Ring) if records.is_empty() => return Batch::OnDisk,
-                None if records.is_empty() => return Batch::Gone,
-                Some(RecordAt::Ring) | None => break,
-            }
-            next = next.next();
-        }
-        Batch::Records(records)
-    }
-
-    /// Reads one page for a stream; `Some` when it was at hand and is sent.
-    fn read_page(
+    /// Sends what an execution shipped, and follows when it ended.
+    fn shipped(
         &mut self,
         ctx: &mut Ctx<'_>,
         server: &ServerId,
-        stamp: SessionStamp,
-        after: Lsn,
-        end: Lsn,
-    ) -> Option<()> {
-        let range = LsnRange::new(after, end).expect("a stream ends at or after what was sent");
-        let purpose = ReadFor::Stream {
-            server: server.clone(),
-            stamp,
-        };
-        let (id, start) = self.read_log(ctx.now, range, BATCH_BYTES, purpose);
-        match start {
-            Ok(ReadStart::Ready(records)) => {
-                self.reads.remove(&id);
-                self.send_records(ctx, server, records);
-                Some(())
-            }
-            Ok(ReadStart::Pending) => {
-                if let Some(stream) = self.stream_of(server, stamp) {
-                    stream.reading = Some(id);
+        outbox: Outbox,
+        drive: Drive,
+    ) -> Drive {
+        for records in outbox.0 {
+            self.send_records(ctx, server, &records);
+        }
+        match drive {
+            Drive::On | Drive::Waits => {}
+            Drive::Ended => self.do_engine(ctx),
+            Drive::Failed => {
+                if let Role::Reign(reign) = &self.role
+                    && let Some(stamp) = reign.streams.get(server).map(|stream| stream.stamp)
+                {
+                    self.end_stream(ctx, server, stamp);
                 }
-                None
-            }
-            Err(_) => {
-                self.reads.remove(&id);
-                self.end_stream(ctx, server, stamp);
-                None
             }
         }
+        drive
     }
 
     pub(in crate::replica) fn read_log(
@@ -145,17 +147,30 @@ impl Replica {
     ) {
         match self.reads.remove(&read) {
             Some(ReadFor::Stream { server, stamp }) => {
-                let Some(stream) = self.stream_of(&server, stamp) else {
+                let Role::Reign(reign) = &mut self.role else {
                     return;
                 };
-                if stream.reading != Some(read) {
+                let stream = reign.streams.get_mut(&server);
+                let Some(stream) = stream.filter(|s| s.stamp == stamp && s.reading == Some(read))
+                else {
                     return;
-                }
+                };
                 stream.reading = None;
-                match result {
-                    Ok(records) => self.send_records(ctx, &server, records),
-                    Err(_) => self.end_stream(ctx, &server, stamp),
-                }
+                let mut outbox = Outbox::default();
+                let drive = match &mut stream.execution {
+                    Execution::None => return,
+                    Execution::CatchUp(catch_up) => {
+                        let (registry, asked) = (&mut reign.registry, &mut reign.asked);
+                        let mut turn = Turn::of(ctx.now, registry, &server, asked);
+                        let said = catch_up.records_read(&mut turn, result, &mut outbox);
+                        said.map_or(Drive::Waits, after_step)
+                    }
+                    Execution::Live(live) => {
+                        let said = live.records_read(result, &mut outbox);
+                        said.map_or(Drive::Waits, after_live)
+                    }
+                };
+                let _drive = self.shipped(ctx, &server, outbox, drive);
             }
             Some(ReadFor::Fetch {
                 link,
@@ -168,9 +183,8 @@ impl Replica {
         }
     }
 
-    /// Sends records that directly follow what was sent; a stream that was rewound meanwhile
-    /// ignores a page that no longer fits.
-    fn send_records(&mut self, ctx: &mut Ctx<'_>, server: &ServerId, records: Vec<Record>) {
+    /// Sends records that directly follow what was sent.
+    fn send_records(&mut self, ctx: &mut Ctx<'_>, server: &ServerId, records: &[Record]) {
         let committed = self.announced_commit(ctx);
         let acknowledged = self.desk.told();
         let Role::Reign(reign) = &mut self.role else {
@@ -182,16 +196,10 @@ impl Replica {
         let (Some(first), Some(last)) = (records.first(), records.last()) else {
             return;
         };
-        if first.lsn() != stream.sent.next() {
-            return;
-        }
-        let (previous, last) = (stream.sent, last.lsn());
-        let (headers, payload) = pack(&records);
-        let bytes = payload.len() as u64 + headers.len() as u64;
-        stream.sent = last;
+        let previous = first.lsn().previous().expect("records are numbered from 1");
+        let (headers, payload) = pack(records);
         stream.told_committed = committed;
-        stream.in_flight.push_back((last, bytes, ctx.now));
-        stream.in_flight_bytes += bytes;
+        stream.in_flight.push_back((last.lsn(), ctx.now));
         let (link, stamp) = (stream.link, stream.stamp);
         let count = u32::try_from(records.len()).expect("a batch is bounded");
         let body = Records {
@@ -260,10 +268,73 @@ impl Replica {
     }
 }
 
-enum Batch {
-    Records(Vec<Record>),
-    OnDisk,
-    Gone,
+const fn after_step(said: StepOutcome) -> Drive {
+    match said {
+        StepOutcome::Shipped { .. } => Drive::On,
+        StepOutcome::Waiting(_)
+        | StepOutcome::AtHead { .. }
+        | StepOutcome::NotConverging(_)
+        | StepOutcome::Refused(_) => Drive::Waits,
+        StepOutcome::Ended(_) => Drive::Ended,
+    }
+}
+
+const fn after_live(said: LiveOutcome) -> Drive {
+    match said {
+        LiveOutcome::Shipped { .. } => Drive::On,
+        LiveOutcome::Waiting(_) => Drive::Waits,
+        LiveOutcome::Failed => Drive::Failed,
+    }
+}
+
+/// What an execution shipped in one step.
+#[derive(Default)]
+struct Outbox(Vec<Vec<Record>>);
+
+impl ReplicaLink for Outbox {
+    fn ship(&mut self, records: Vec<Record>) {
+        self.0.push(records);
+    }
+}
+
+/// The primary's own log: what is in memory at once, the rest from the ring.
+struct LogReader<'a> {
+    now: Instant,
+    store: &'a mut Store,
+    ops: &'a mut Vec<DeviceOp>,
+    serial: &'a mut u64,
+    /// A read that comes back later.
+    pending: Option<ReadId>,
+}
+
+impl HistoryReader for LogReader<'_> {
+    fn read(&mut self, range: LsnRange, bytes_max: usize) -> Result<ReadStart, LogReadError> {
+        let log = self.store.log();
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let mut next = range.after().next();
+        while next <= range.through() && records.len() < BATCH_RECORDS && bytes < bytes_max {
+            match log.record(next) {
+                Some(RecordAt::Memory(record)) => {
+                    bytes += record.payload().len();
+                    records.push(record);
+                }
+                Some(RecordAt::Ring) | None => break,
+            }
+            next = next.next();
+        }
+        if !records.is_empty() {
+            return Ok(ReadStart::Ready(records));
+        }
+        *self.serial += 1;
+        let id = ReadId(*self.serial);
+        let started = self
+            .store
+            .read_records(self.now, id, range, bytes_max, self.ops)?;
+        if let ReadStart::Pending = started {
+            self.pending = Some(id);
+        }
+        Ok(started)
+    }
 }
 
 /// The headers back to back, the payloads as they lie in memory.
