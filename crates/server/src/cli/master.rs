@@ -20,7 +20,7 @@ pub(super) struct MasterArgs {
     #[command(subcommand)]
     command: Option<MasterCommand>,
     #[command(flatten)]
-    run: Option<RunArgs>,
+    run: RunArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -31,12 +31,13 @@ enum MasterCommand {
 
 #[derive(Debug, Args)]
 struct RunArgs {
+    // Required of a master that runs, and not of the commands below it.
     /// Where its records lie
-    #[arg(long)]
-    dir: PathBuf,
+    #[arg(long, required = true)]
+    dir: Option<PathBuf>,
     /// Where servers and commands reach it
-    #[arg(long, value_name = "IP:PORT", value_parser = super::args::parse_address)]
-    listen: SocketAddr,
+    #[arg(long, value_name = "IP:PORT", value_parser = super::args::parse_address, required = true)]
+    listen: Option<SocketAddr>,
     /// What keeps its records
     #[arg(long, value_enum, default_value_t = StoreKind::Embedded)]
     store: StoreKind,
@@ -121,7 +122,12 @@ impl LogArgs {
 
 impl RunArgs {
     fn config(&self) -> Result<MasterConfig, CliError> {
-        let mut config = MasterConfig::new(self.dir.clone(), self.listen);
+        let (Some(dir), Some(listen)) = (self.dir.clone(), self.listen) else {
+            return Err(CliError::Missing {
+                keys: vec!["dir", "listen"],
+            });
+        };
+        let mut config = MasterConfig::new(dir, listen);
         config.store = match self.store {
             StoreKind::Embedded => MasterStore::Embedded,
         };
@@ -141,13 +147,17 @@ impl RunArgs {
     }
 }
 
+#[cfg(test)]
+impl MasterArgs {
+    pub(super) fn config(&self) -> Result<MasterConfig, CliError> {
+        self.run.config()
+    }
+}
+
 pub(super) fn run(args: MasterArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
-    match (args.command, args.run) {
-        (Some(MasterCommand::Backup(args)), _) => backup::run(&args, out),
-        (None, Some(args)) => serve(&args),
-        (None, None) => Err(CliError::Missing {
-            keys: vec!["dir", "listen"],
-        }),
+    match args.command {
+        Some(MasterCommand::Backup(args)) => backup::run(&args, out),
+        None => serve(&args.run),
     }
 }
 

@@ -61,6 +61,18 @@ fn everything_of_the_contract_is_understood() {
 }
 
 #[test]
+fn a_master_runs_with_what_it_is_told_and_not_with_less() {
+    let cli = parse("moorline master --dir d --listen 127.0.0.1:9400").unwrap();
+    let Command::Master(args) = cli.command else {
+        panic!("another command");
+    };
+    assert!(args.config().is_ok(), "{args:?}");
+    for line in ["moorline master", "moorline master --dir d"] {
+        assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
 fn what_is_not_there_yet_is_not_offered() {
     for command in ["explain", "resize", "promote", "drain", "recover", "verify"] {
         let error = parse(&format!("moorline volume {command} demo")).unwrap_err();
