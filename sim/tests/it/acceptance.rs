@@ -111,8 +111,9 @@ fn a10_a_server_that_comes_back_at_another_address_is_the_same_member() {
             aim,
             down: 500 * MS,
         };
-        let play = Stage::of(seed).requests(400).at(2 * SECOND, moved);
-        let seen = play.at(6 * SECOND, moved).play();
+        let play = Stage::of(seed).requests(400).log_lasts();
+        let seen = play.at(2 * SECOND, moved).at(6 * SECOND, moved).play();
+        assert_eq!(seen.times("escalated"), 0, "the log reaches back");
         assert!(seen.times("connected") >= 4, "{:?}", seen.0.counts.notes);
     }
 }

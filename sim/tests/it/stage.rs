@@ -46,6 +46,14 @@ impl Stage {
         self
     }
 
+    /// A log that reaches back over half a minute of clients that take their time.
+    pub(crate) fn log_lasts(mut self) -> Self {
+        self.plan.log_bytes = 2 << 20;
+        self.plan.think_us_max = 200_000;
+        self.plan.workload.blocks_max = 2;
+        self
+    }
+
     /// The smallest log, and clients that hardly pause.
     pub(crate) fn log_wraps(mut self) -> Self {
         self.plan.log_bytes = 512 << 10;
