@@ -249,6 +249,12 @@ pub enum Recipe {
         /// How long they are under way, in nanoseconds.
         time: u64,
     },
+    /// A primary's disk takes its time over reads, and meanwhile the primary is cut off: what clients had
+    /// asked for is there when others lead.
+    LateReads {
+        /// How long the disk takes, in nanoseconds.
+        hold: u64,
+    },
     /// The connections of a server are reset, and those that follow repeat what they had carried.
     Replay {
         /// Whose.
@@ -384,7 +390,7 @@ impl Recipe {
     fn draw_of_machines(dice: &mut Dice, mix: Mix) -> Self {
         let (aim, down) = (Aim::draw(dice), MS * dice.between(5, 3_000));
         let staged = mix.replicas >= 3;
-        match dice.below(if staged { 20 } else { 12 }) {
+        match dice.below(if staged { 22 } else { 12 }) {
             0 | 1 => Self::ClockSlew {
                 aim,
                 per_million: dice.between(980_000, 1_020_000),
@@ -415,8 +421,11 @@ impl Recipe {
             13..=16 => Self::Defect {
                 time: SECOND * 3 + MS * dice.below(2_500),
             },
-            _ => Self::LateGrants {
+            17..=19 => Self::LateGrants {
                 time: SECOND * 4 + MS * dice.below(3_000),
+            },
+            _ => Self::LateReads {
+                hold: SECOND * 2 + MS * dice.between(600, 2_900),
             },
         }
     }
@@ -561,6 +570,8 @@ pub(crate) enum Act {
     MasterRestore,
     Slow(usize, u64),
     Stall(usize, u64),
+    /// Each read of a server's disk takes at least so long.
+    SlowReads(usize, u64),
     Hurry(Pace),
     Wipe(usize),
     Snapshot(usize),

@@ -35,7 +35,7 @@ pub(crate) struct FuzzCommand {
 const LOOM: &[(&str, &str)] = &[("moorline-wal", "pin::tests::models")];
 
 /// Seeds of the simulator in the gate.
-const GATE_SEEDS: u64 = 4_000;
+const GATE_SEEDS: u64 = 5_000;
 /// The runs that lose their power in the gate, and at which of their persist points: some ten
 /// thousand copies, under half a minute on two cores.
 const PERSIST_SAMPLE: [&str; 4] = ["--seeds", "0..40", "--every", "17"];

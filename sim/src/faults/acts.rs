@@ -190,6 +190,7 @@ pub(crate) fn acts(recipe: Recipe, cast: &Cast, dice: &mut Dice) -> Vec<(u64, Ac
         }
         Recipe::Defect { time } => defect(cast, time, dice),
         Recipe::LateGrants { time } => late_grants(cast, time),
+        Recipe::LateReads { hold } => late_reads(cast, hold),
         Recipe::Replay { aim, time } => {
             let s = aimed(aim, dice);
             others(s)
@@ -273,6 +274,25 @@ fn late_grants(cast: &Cast, time: u64) -> Vec<(u64, Act)> {
         acts.push((over, Act::Unblock(p, other)));
         acts.push((over, Act::Unblock(other, p)));
         acts.push((over, Act::Break(p, other)));
+    }
+    acts
+}
+
+fn late_reads(cast: &Cast, hold: u64) -> Vec<(u64, Act)> {
+    let (s, p) = (cast.primary, Party::Server(cast.primary));
+    let over = hold + SECOND;
+    let mut acts = vec![
+        (0, Act::Patience(Patience::Endless)),
+        (0, Act::SlowReads(s, hold)),
+        (over, Act::SlowReads(s, 0)),
+        (over, Act::Patience(Patience::Usual)),
+    ];
+    let others = cast.followers.iter().map(|s| Party::Server(*s));
+    for other in others.chain([Party::Master]) {
+        acts.push((200 * MS, Act::Block(p, other)));
+        acts.push((200 * MS, Act::Block(other, p)));
+        acts.push((over, Act::Unblock(p, other)));
+        acts.push((over, Act::Unblock(other, p)));
     }
     acts
 }

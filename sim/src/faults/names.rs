@@ -111,6 +111,10 @@ pub const FAULTS: &[(&str, &str)] = &[
         "leases that were granted arrive when others lead already",
     ),
     (
+        "late_reads",
+        "what a primary reads from its disk is there when others lead already",
+    ),
+    (
         "replay",
         "a connection repeats what an ended one between the same processes said",
     ),
@@ -195,6 +199,7 @@ impl Recipe {
             Self::LostSuperblock { .. } => "lost_superblock",
             Self::Defect { .. } => "defect",
             Self::LateGrants { .. } => "late_grants",
+            Self::LateReads { .. } => "late_reads",
             Self::Replay { .. } => "replay",
             Self::DamagedFrame {
                 damage: Damage::Half,

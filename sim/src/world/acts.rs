@@ -86,6 +86,7 @@ impl World {
             Act::MasterRestore => self.restore_master(),
             Act::Slow(s, factor) => self.hosts[s].slow = factor,
             Act::Stall(s, time) => self.hosts[s].stall = time,
+            Act::SlowReads(s, time) => self.hosts[s].late_reads = time,
             Act::Hurry(pace) => self.pace = pace,
             Act::Wipe(s) => self.wipe(s),
             Act::Snapshot(s) => {
@@ -272,6 +273,7 @@ impl World {
             let host = &mut self.hosts[index];
             host.slow = 1;
             host.stall = 0;
+            host.late_reads = 0;
             host.paused_until = host.paused_until.min(self.now);
             self.start_host(index);
             let life = self.hosts[index].life;

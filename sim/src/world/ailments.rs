@@ -62,6 +62,7 @@ impl World {
             | Act::MasterRestore
             | Act::Slow(..)
             | Act::Stall(..)
+            | Act::SlowReads(..)
             | Act::Hurry(_)
             | Act::Wipe(_)
             | Act::Snapshot(_)

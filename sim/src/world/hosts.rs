@@ -56,6 +56,8 @@ pub(super) struct Host {
     pub(super) slow: u64,
     /// What each disk operation takes longer, in nanoseconds.
     pub(super) stall: u64,
+    /// What each read takes at least, in nanoseconds.
+    pub(super) late_reads: u64,
     /// Its store was replaced: it has no vote, and what its disk holds counts for nothing.
     pub(super) replaced: bool,
     /// Records of its log up to here were seen.
@@ -105,6 +107,7 @@ impl Host {
             began: None,
             slow: 1,
             stall: 0,
+            late_reads: 0,
             replaced: false,
             seen: Lsn::ZERO,
             proven: None,
@@ -570,7 +573,13 @@ impl World {
         };
         let stall = if self.dice.percent(1) { 20 } else { 1 };
         let host = &mut self.hosts[index];
-        let (life, slow, hold) = (host.life, host.slow, host.stall);
+        let (life, slow) = (host.life, host.slow);
+        let (hold, late) = match &op.kind {
+            DeviceOpKind::Read(_) => (host.stall, host.late_reads),
+            DeviceOpKind::Write(..) | DeviceOpKind::Flush | DeviceOpKind::Discard { .. } => {
+                (host.stall, 0)
+            }
+        };
         let Some(disk) = host.disks.get_mut(&device) else {
             return;
         };
@@ -581,7 +590,8 @@ impl World {
         }
         let delay = self.dice.between(base / 2, base * 2) * stall * slow + hold;
         // A disk that takes longer is overdue; slow stays below that, by any clock.
-        let delay = delay.min(MS * self.plan.limits.operation_timeout_ms * 2 / 5);
+        let overdue = MS * self.plan.limits.operation_timeout_ms;
+        let delay = delay.min(overdue * 2 / 5).max(late.min(overdue * 9 / 10));
         self.after(
             delay,
             Happens::DiskDone {
