@@ -1,6 +1,6 @@
 //! The newest line about one volume that the master recorded: who leads, who is a member.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,30 @@ impl fmt::Display for NoQuorum {
         match self {
             Self::Wait => f.write_str("wait"),
             Self::Error(secs) => write!(f, "error:{secs}"),
+        }
+    }
+}
+
+/// A word that is no such setting.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("`{word}` is neither `wait` nor `error:SECONDS` with 1 to 86400 seconds")]
+pub struct ParseNoQuorumError {
+    word: Box<str>,
+}
+
+impl FromStr for NoQuorum {
+    type Err = ParseNoQuorumError;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        if word == "wait" {
+            return Ok(Self::Wait);
+        }
+        let seconds = word
+            .strip_prefix("error:")
+            .and_then(|text| text.parse().ok());
+        match seconds.filter(|seconds| (1..=86_400).contains(seconds)) {
+            Some(seconds) => Ok(Self::Error(seconds)),
+            None => Err(ParseNoQuorumError { word: word.into() }),
         }
     }
 }
@@ -135,6 +159,24 @@ impl AssignmentLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_setting_comes_back_as_it_is_printed() {
+        for setting in [NoQuorum::Wait, NoQuorum::Error(1), NoQuorum::Error(86_400)] {
+            assert_eq!(setting.to_string().parse(), Ok(setting));
+        }
+        for word in [
+            "",
+            "error",
+            "error:",
+            "error:0",
+            "error:86401",
+            "error:-1",
+            "Wait",
+        ] {
+            assert!(word.parse::<NoQuorum>().is_err(), "{word}");
+        }
+    }
 
     #[test]
     fn a_majority_is_more_than_half_of_all_seats() {

@@ -31,7 +31,7 @@ mod payload;
 mod policy;
 mod time;
 
-pub use assignment::{AssignmentLine, MasterRun, Member, NoQuorum};
+pub use assignment::{AssignmentLine, MasterRun, Member, NoQuorum, ParseNoQuorumError};
 pub use device_op::{
     DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome, OpId, OpOwner, WriteMode,
 };

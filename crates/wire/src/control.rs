@@ -8,8 +8,8 @@ pub mod report;
 pub mod status;
 
 use moorline_types::{
-    AckPoint, AssignmentLine, BootId, ClusterId, ConfigVersion, Epoch, Policy, ServerId, StoreId,
-    VolumeId,
+    AckPoint, AssignmentLine, BootId, ClusterId, ConfigVersion, Epoch, NoQuorum, Policy, ServerId,
+    StoreId, VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -496,6 +496,8 @@ pub struct CreateVolume {
     pub log_bytes: u64,
     /// The least number of copies under `sync_all`; `None` takes `max(1, replicas - 1)`.
     pub min_copies: Option<u32>,
+    /// What requests meet while the policy cannot be met; `None` takes the master's setting.
+    pub no_quorum: Option<NoQuorum>,
 }
 
 /// From the master to an operator's command.

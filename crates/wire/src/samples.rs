@@ -326,6 +326,7 @@ fn control_messages() -> Vec<Message> {
                 ack: AckPoint::Flushed,
                 log_bytes: 256 << 20,
                 min_copies: None,
+                no_quorum: Some(NoQuorum::Error(30)),
             })),
         },
         Message::ClientResponse {

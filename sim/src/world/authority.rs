@@ -225,6 +225,7 @@ impl World {
             ack: self.plan.ack,
             log_bytes: self.plan.log_bytes,
             min_copies: Some(u32::try_from(self.plan.min_copies).expect("a few")),
+            no_quorum: None,
         });
         debug_assert!(matches!(
             self.plan.ack,

@@ -164,6 +164,7 @@ impl Authority {
             policy: request.policy.unwrap_or(default_policy),
             ack: request.ack,
             min_copies,
+            no_quorum: request.no_quorum.unwrap_or(self.config.no_quorum),
             replicas,
             log_bytes,
         })
@@ -227,7 +228,7 @@ impl Authority {
             primary: None,
             members: seats.iter().map(member).collect(),
             in_sync: Vec::new(),
-            no_quorum: self.config.no_quorum,
+            no_quorum: wanted.no_quorum,
             lease_ms: u32::try_from(self.config.lease.as_millis()).unwrap_or(u32::MAX),
         };
         VolumeRecord {
@@ -536,6 +537,7 @@ struct Wanted {
     policy: Policy,
     ack: moorline_types::AckPoint,
     min_copies: u32,
+    no_quorum: moorline_types::NoQuorum,
     replicas: u32,
     log_bytes: u64,
 }
@@ -546,6 +548,7 @@ fn has_properties(record: &VolumeRecord, wanted: &Wanted) -> bool {
         && line.policy == wanted.policy
         && line.ack == wanted.ack
         && line.min_copies == wanted.min_copies
+        && line.no_quorum == wanted.no_quorum
         && u32::try_from(line.members.len()) == Ok(wanted.replicas)
         && record.log_bytes == wanted.log_bytes
 }

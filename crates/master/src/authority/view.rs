@@ -112,6 +112,7 @@ impl Authority {
             policy: line.policy,
             ack: line.ack,
             min_copies: line.min_copies,
+            no_quorum: line.no_quorum,
             health: self.health(volume),
             epoch: line.epoch.assignment(),
             reign: line.epoch.reign(),

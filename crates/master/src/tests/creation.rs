@@ -52,6 +52,26 @@ fn a_volume_is_made_on_the_least_loaded_servers_and_served() {
 }
 
 #[test]
+fn what_requests_meet_without_a_quorum_is_the_volumes_own() {
+    use moorline_types::NoQuorum;
+    let mut world = World::new(3);
+    let id = world.serve(Policy::SyncQuorum, 3);
+    assert_eq!(world.line(id).no_quorum, NoQuorum::Wait);
+    let mut failing = demo(Policy::SyncQuorum, 3);
+    failing.name = "failing".into();
+    failing.no_quorum = Some(NoQuorum::Error(30));
+    let Some(ClientResponse::Created(made)) =
+        world.ask(ClientRequest::CreateVolume(failing.clone()))
+    else {
+        panic!("it can be made");
+    };
+    assert_eq!(world.line(made.id).no_quorum, NoQuorum::Error(30));
+    failing.no_quorum = None;
+    let other = failed(world.ask(ClientRequest::CreateVolume(failing)));
+    assert!(matches!(other, ClientError::Exists { .. }), "{other:?}");
+}
+
+#[test]
 fn a_request_that_cannot_be_met_is_refused_with_its_exit_code() {
     let mut world = World::new(2);
     let base = demo(Policy::SyncQuorum, 2);

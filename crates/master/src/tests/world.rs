@@ -704,6 +704,7 @@ pub(super) fn demo(policy: Policy, replicas: u32) -> CreateVolume {
         ack: AckPoint::Flushed,
         log_bytes: 1 << 20,
         min_copies: None,
+        no_quorum: None,
     }
 }
 

@@ -46,6 +46,7 @@ fn everything_of_the_contract_is_understood() {
          --control 127.0.0.1:2 --nbd 127.0.0.1:3 --nbd-fd 0 --exit-with-parent 7",
         "moorline volume create demo --size 1GiB --replicas 3",
         "moorline volume create demo --size 1GiB --replicas 2 --policy sync_all --ack received --min-copies 1",
+        "moorline volume create demo --size 1GiB --replicas 3 --no-quorum error:30",
         "moorline volume list --json",
         "moorline volume status demo --json --master [::1]:9400",
         "moorline volume delete demo --insecure",
@@ -220,6 +221,7 @@ fn help_says_what_there_is() {
               --policy <POLICY>     Which copies a write needs: sync_quorum, sync_all or best_effort [default: sync_quorum; sync_all with two replicas]
               --ack <ACK>           What a copy must have done with a write: flushed or received [default: flushed]
               --min-copies <N>      Least copies of a write under sync_all [default: one less than replicas]
+              --no-quorum <WHAT>    What requests meet while too few copies can be had: they wait, or fail after so long (error:SECONDS) [default: wait]
               --log-size <SIZE>     The log of each replica [default: 256MiB]
               --master <HOST:PORT>  The master's address [env: MOORLINE_MASTER] [default: 127.0.0.1:9400]
               --cluster-key <FILE>  File with the cluster's key; a `moorline dev` of the same user is found without [env: MOORLINE_CLUSTER_KEY]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use moorline_types::{AckPoint, ByteCount, Policy};
+use moorline_types::{AckPoint, ByteCount, NoQuorum, Policy};
 use moorline_wire::control::{ClientRequest, ClientResponse, CreateVolume, Health, LossConsent};
 
 use super::{
@@ -62,6 +62,10 @@ pub(super) struct CreateArgs {
     /// Least copies of a write under sync_all [default: one less than replicas]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=7))]
     min_copies: Option<u32>,
+    /// What requests meet while too few copies can be had: they wait, or fail after so long
+    /// (error:SECONDS) [default: wait]
+    #[arg(long, value_name = "WHAT")]
+    no_quorum: Option<NoQuorum>,
     /// The log of each replica
     #[arg(long, value_name = "SIZE", value_parser = parse_log_size, default_value = LOG_SIZE_DEFAULT)]
     log_size: u64,
@@ -132,6 +136,7 @@ fn create(args: CreateArgs, out: &mut dyn Write) -> Result<Exit, CliError> {
         ack: args.ack,
         log_bytes: args.log_size,
         min_copies: args.min_copies,
+        no_quorum: args.no_quorum,
     });
     let mut client = MasterClient::connect(&target)?;
     let response = accepted(client.ask(request, CHANGE_LIMIT)?)?;

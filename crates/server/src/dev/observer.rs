@@ -179,6 +179,7 @@ impl Observer {
             ack: self.volume.ack.unwrap_or(AckPoint::Flushed),
             log_bytes: self.volume.log_bytes.unwrap_or(LOG_SIZE_DEFAULT),
             min_copies: None,
+            no_quorum: None,
         };
         let _told = self.tell(News::Progress(format!(
             "making volume {VOLUME}: {} on {}, each with a log of {}",

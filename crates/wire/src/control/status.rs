@@ -1,7 +1,8 @@
 //! What an operator is shown. Field names are a contract with scripts.
 
 use moorline_types::{
-    AckPoint, BootId, ClusterId, ConfigVersion, Epoch, Lsn, Policy, ServerId, StoreId, VolumeId,
+    AckPoint, BootId, ClusterId, ConfigVersion, Epoch, Lsn, NoQuorum, Policy, ServerId, StoreId,
+    VolumeId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,8 @@ pub struct VolumeStatus {
     pub ack: AckPoint,
     /// The least number of copies under `sync_all`.
     pub min_copies: u32,
+    /// What requests meet while the policy cannot be met.
+    pub no_quorum: NoQuorum,
     /// How it is.
     pub health: Health,
     /// The assignment part of the epoch.

@@ -45,6 +45,7 @@ fn whole() -> VolumeStatus {
         policy: Policy::SyncQuorum,
         ack: AckPoint::Flushed,
         min_copies: 2,
+        no_quorum: moorline_types::NoQuorum::Wait,
         health: Health::Ok,
         epoch: 3,
         reign: 0,
