@@ -11,4 +11,5 @@ mod opening;
 mod pace;
 mod rebuild;
 mod repair;
+mod roles;
 mod world;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use moorline_blockvol::{FlusherConfig, Layout};
 use moorline_types::{
     AckPoint, AssignmentLine, BLOCK_SIZE, BlockCount, BootId, BufferPool, ClusterId, ConfigVersion,
-    DeviceDone, DeviceOp, DeviceOpKind, DeviceOutcome, Epoch, Instant, Member, NoQuorum, OpOwner,
-    OpenCount, Policy, ServerId, VolumeId,
+    DeviceDone, DeviceError, DeviceOp, DeviceOpKind, DeviceOutcome, Epoch, Instant, Member,
+    NoQuorum, OpOwner, OpenCount, Policy, ServerId, VolumeId,
 };
 use moorline_volume::{
     Action, DeviceCreation, DeviceKey, Event, LinkDirection, LinkId, Node, NodeConfig,
@@ -26,8 +26,8 @@ use moorline_wire::{
 pub(crate) const VOLUME: VolumeId = VolumeId::new(7);
 pub(crate) const BLOCKS: u64 = 4096;
 pub(crate) const LOG_BYTES: u64 = 4 << 20;
-const CLUSTER: ClusterId = ClusterId::new(3);
-const CLIENT: ClientId = ClientId::new(1);
+pub(crate) const CLUSTER: ClusterId = ClusterId::new(3);
+pub(crate) const CLIENT: ClientId = ClientId::new(1);
 
 /// What a device operation takes.
 const LATENCY: Duration = Duration::from_micros(100);
@@ -39,15 +39,21 @@ pub(crate) struct Disk {
     pub(crate) bytes: u64,
     /// It answers nothing; what it was asked waits here.
     pub(crate) hangs: bool,
-    waiting: Vec<DeviceOp>,
+    pub(crate) waiting: Vec<DeviceOp>,
+    /// It answers with an error.
+    pub(crate) fails: bool,
     /// Bytes per second of writes to the extents; no limit when 0.
     pub(crate) extent_rate: u64,
     busy_until: Instant,
 }
 
 impl Disk {
-    fn carry_out(&mut self, op: DeviceOp) -> DeviceDone {
+    pub(crate) fn carry_out(&mut self, op: DeviceOp) -> DeviceDone {
         let DeviceOp { id, offset, kind } = op;
+        if self.fails {
+            let result = Err(DeviceError::Errno { errno: 5 });
+            return DeviceDone { id, result };
+        }
         let first = offset / BLOCK_SIZE as u64;
         let outcome = match kind {
             DeviceOpKind::Read(mut buffer) => {
@@ -123,11 +129,11 @@ pub(crate) struct World {
     pub(crate) loses: fn((usize, usize), &Message) -> bool,
 }
 
-fn server(index: usize) -> ServerId {
+pub(crate) fn server(index: usize) -> ServerId {
     format!("s{}", index + 1).parse().unwrap()
 }
 
-fn config(index: usize, boot: BootId) -> NodeConfig {
+pub(crate) fn config(index: usize, boot: BootId) -> NodeConfig {
     let mut config = NodeConfig::new(server(index), boot);
     config.cluster = Some(CLUSTER);
     config.data_addr = format!("s{}:1", index + 1);
@@ -530,7 +536,7 @@ pub(crate) fn blocks(first: u64, count: u32) -> ByteRange {
     }
 }
 
-fn first_line(servers: usize) -> AssignmentLine {
+pub(crate) fn first_line(servers: usize) -> AssignmentLine {
     let member = |index| Member {
         server: server(index),
         store: None,
