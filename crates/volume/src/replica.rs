@@ -134,6 +134,8 @@ pub struct Replica {
     committed_at_open: Lsn,
     /// What clients were told through, as this replica heard.
     acknowledged: Lsn,
+    /// Cuts that the log was told to make and that are not durable yet.
+    cuts_under_way: usize,
     /// The epoch that this boot acts or acted in as candidate: never entered twice.
     led: Epoch,
     serial: u64,
@@ -211,6 +213,7 @@ impl Replica {
             doubtful: report.log.torn,
             committed_at_open: report.committed_known,
             acknowledged: Lsn::ZERO,
+            cuts_under_way: 0,
             led: Epoch::ZERO,
             serial: 0,
             reads: BTreeMap::new(),
@@ -404,9 +407,13 @@ impl Replica {
 
     fn on_cut_recorded(&mut self, ctx: &mut Ctx<'_>, through: Lsn) {
         self.note(ctx, Happening::Cut { through });
+        self.cuts_under_way = self.cuts_under_way.saturating_sub(1);
+        if self.cuts_under_way > 0 {
+            return; // what a later one leaves is not durable yet
+        }
         match &mut self.role {
-            Role::Follower(_) => self.truncation_recorded(ctx, through),
-            Role::Candidate(_) => self.candidate_cut(ctx, through),
+            Role::Follower(_) => self.truncation_recorded(ctx, self.store.log().head()),
+            Role::Candidate(_) => self.candidate_cut(ctx),
             Role::Reign(_) | Role::Idle => {}
         }
     }

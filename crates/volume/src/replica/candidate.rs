@@ -246,6 +246,13 @@ impl Replica {
         if !ours {
             return;
         }
+        // Who holds records of a later epoch promised that one before: this candidate was deposed
+        // (`CUT-1`).
+        let last = facts.history.last().map(|start| start.epoch);
+        if let Some(later) = last.filter(|last| *last > candidate.reign.epoch) {
+            self.step_down(ctx, StepDownReason::HigherEpoch(later));
+            return;
+        }
         candidate.ask_again.remove(&from.server);
         candidate.answers.insert(from.server.clone(), facts);
         self.candidate_progress(ctx);
@@ -423,7 +430,10 @@ impl Replica {
                 if self.store.cut(through).is_err() {
                     let better = ctx.me.server.clone();
                     self.decline(ctx, DeclineReason::CutBelowApplied { better });
-                } else if given_up {
+                    return;
+                }
+                self.cuts_under_way += 1;
+                if given_up {
                     self.committed_at_open = self.committed_at_open.min(through);
                 }
             }
@@ -431,10 +441,9 @@ impl Replica {
     }
 
     /// The cut of its own log is durable.
-    pub(super) fn candidate_cut(&mut self, ctx: &mut Ctx<'_>, through: Lsn) {
+    pub(super) fn candidate_cut(&mut self, ctx: &mut Ctx<'_>) {
         if let Role::Candidate(candidate) = &self.role
-            && let Phase::Cutting(adoption) = &candidate.phase
-            && adoption.cut == Some(through)
+            && let Phase::Cutting(_) = &candidate.phase
         {
             self.start_fetching(ctx);
         }

@@ -4,8 +4,8 @@ use moorline_blockvol::CutError;
 use moorline_types::{AckPoint, Instant, Lsn};
 use moorline_wal::decode_records;
 use moorline_wire::{
-    Ack, Commit, Handshake, Message, NeedRecords, Records, Refused, RefusedReason, StreamEndReason,
-    StreamEnded, Truncate, TruncationRecorded, VolumeHeader, VolumeMessage,
+    Ack, Commit, Handshake, ImageState, Message, NeedRecords, Records, Refused, RefusedReason,
+    StreamEndReason, StreamEnded, Truncate, TruncationRecorded, VolumeHeader, VolumeMessage,
 };
 
 use super::{Ctx, Replica, Role, Then, lines::is_promise_of, memory::JoinPoint};
@@ -278,7 +278,10 @@ impl Replica {
         cutting.step = CutStep::Made;
         let lsn = cutting.through;
         if self.store.log().head() == lsn {
-            self.truncation_recorded(ctx, lsn);
+            // A cut to here that an earlier order made answers for this one, once it is durable.
+            if self.cuts_under_way == 0 {
+                self.truncation_recorded(ctx, lsn);
+            }
             return;
         }
         let cut = self.cut_below(lsn);
@@ -309,6 +312,7 @@ impl Replica {
             }
             RefusedReason::Diverged { lsn }
         })?;
+        self.cuts_under_way += 1;
         if given_up {
             self.committed_at_open = self.committed_at_open.min(lsn);
         }
@@ -484,6 +488,7 @@ impl Replica {
     pub(super) fn acknowledge(&mut self, ctx: &mut Ctx<'_>) {
         let frontiers = self.store.frontiers();
         let healthy = self.store.failed().is_none();
+        let needs_rebuild = self.image() == ImageState::NeedsRebuild;
         // Who hears this much acknowledged may count on the memory from here on (`JOIN-3`).
         let received = self
             .line
@@ -497,7 +502,9 @@ impl Replica {
         let Some(session) = follower.session else {
             return;
         };
-        let due = follower.owes == Owes::Ack && session.cutting.is_none() && healthy && !forgets;
+        // Who must be rebuilt acknowledges nothing (`VOTE-5`).
+        let owes = follower.owes == Owes::Ack && !needs_rebuild;
+        let due = owes && session.cutting.is_none() && healthy && !forgets;
         if !due {
             return;
         }

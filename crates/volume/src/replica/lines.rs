@@ -142,6 +142,11 @@ impl Replica {
         self.led = reign.epoch;
         self.note(ctx, Happening::PromotionStarted { epoch: reign.epoch });
         self.role = Role::Candidate(Box::new(Candidate::new(ctx.now, reign.clone())));
+        if self.store.failed().is_some() {
+            // Its own promise would wait for a write that never ends.
+            self.step_down(ctx, StepDownReason::DeviceFailed);
+            return;
+        }
         let unfit = match self.own_vote(ctx.me) {
             Vote::DoesNot(reason) => Some(reason),
             Vote::Counts if self.image() == ImageState::Whole => None,
@@ -270,7 +275,8 @@ impl Replica {
         let (durable, pending) = (self.store.durable(), self.store.pending());
         let settled = durable.promised == pending.promised;
         let log = self.store.log();
-        if !settled || log.flushed() < log.head() || self.store.failed().is_some() {
+        let at_rest = log.flushed() == log.head() && self.cuts_under_way == 0;
+        if !settled || !at_rest || self.store.failed().is_some() {
             return;
         }
         // Every promise carries all that this member was told of losses (`INV-27`).
@@ -319,12 +325,25 @@ impl Replica {
                 reason,
                 wait_ms: None,
             };
-            let header = self.header(0, header.epoch);
-            self.send(ctx, link, header, VolumeMessage::PromiseRefused(refused));
+            let reply = self.header(0, header.epoch);
+            let no_vote = refused.reason == PromiseRefusal::NoVote;
+            self.send(ctx, link, reply, VolumeMessage::PromiseRefused(refused));
+            if no_vote {
+                self.fence_without_vote(ctx, reign, &request.line);
+            }
             return;
         }
         self.on_line_shown(ctx, &request.line);
         self.raise(ctx, reign, Some(link));
+    }
+
+    /// A seat without a vote is not counted; it takes nothing lower from here on all the same, and
+    /// may learn in that epoch (`PROM-2`).
+    fn fence_without_vote(&mut self, ctx: &mut Ctx<'_>, reign: ReignId, line: &AssignmentLine) {
+        self.on_line_shown(ctx, line);
+        if !is_promise_of(self.store.pending().promised.as_ref(), &reign) {
+            self.raise(ctx, reign, None);
+        }
     }
 
     fn promise_refusal(
@@ -355,6 +374,11 @@ impl Replica {
         if newest.jump_is_insane(reign.epoch) {
             return Some(PromiseRefusal::InsaneEpoch);
         }
+        if let Some(owner) = self.other_owner(reign)
+            && !(mutants.has(Mutant::RestartKeepsEpoch) && owner.server == reign.server)
+        {
+            return Some(PromiseRefusal::Promised(owner));
+        }
         if let Some(line) = &self.line
             && (header.epoch, header.config) < line.version()
         {
@@ -371,6 +395,26 @@ impl Replica {
         let knows = self.image() != ImageState::Incomplete;
         let known = recorded == Some(identity.store) || mutants.has(Mutant::StoreIdentityIgnored);
         (!known || !knows).then_some(PromiseRefusal::NoVote)
+    }
+
+    /// Who else has this very epoch: by a promise that waits for a lease (this server's own as
+    /// candidate, too), or by the newest line (`EPOCH-2`, `EPOCH-5`).
+    fn other_owner(&self, reign: &ReignId) -> Option<Promised> {
+        let waiting = self.pending_promise.as_ref().map(|pending| &pending.reign);
+        let waiting = waiting.map(|known| (known.epoch, &known.server, known.boot));
+        let named = self.line.as_ref().and_then(|line| {
+            let (server, boot) = line.primary.as_ref()?;
+            Some((line.epoch, server, *boot))
+        });
+        let mut owners = waiting.into_iter().chain(named);
+        let (epoch, server, boot) = owners.find(|&(epoch, server, boot)| {
+            epoch == reign.epoch && (server, boot) != (&reign.server, reign.boot)
+        })?;
+        Some(Promised {
+            epoch,
+            server: server.clone(),
+            boot,
+        })
     }
 
     fn refuse_promise_for_now(

@@ -3,11 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
+    time::Duration,
 };
 
 use expect_test::expect_file;
 
-use self::{stage::Stage, states::STATES};
+use self::{
+    stage::{Stage, Who, header},
+    states::STATES,
+};
 
 mod events;
 mod peers;
@@ -117,3 +121,40 @@ a change of the role machine, `UPDATE_EXPECT=1 cargo test -p moorline-volume rol
 in [protocol.md](protocol.md), section 3 has the roles; what each event carries, and what each state answers to it, is in the table. `serving` says that the
 mark is committed: whether a client is answered depends on the lease too, at each answer.
 ";
+
+#[test]
+fn a_cut_that_is_ordered_again_is_answered_when_it_is_durable() {
+    let mut stage = states::cutting();
+    stage.said.clear();
+    let cut = events::truncate(2);
+    stage.hear(Who::S2, header(Who::Own, 5, 1), cut);
+    assert_eq!(stage.said, Vec::<String>::new());
+    stage.unhang();
+    assert_eq!(
+        stage.said,
+        ["!cut(2)", ">truncation_recorded(2)", ">ack(2, 2)"]
+    );
+}
+
+#[test]
+fn a_candidate_that_waits_for_a_lease_promises_its_epoch_to_nobody_else() {
+    let mut stage = states::own_promise_waits();
+    let asked = states::asks_promise(&stage, Who::S3, 5);
+    stage.hear(Who::S3, header(Who::Own, 5, 0), asked);
+    stage.pass(Duration::from_secs(3));
+    assert!(stage.said.contains(&"!promised(5 to s1)".to_owned()));
+    stage.promise(Who::S2);
+    assert_eq!(stage.role(), "opening");
+}
+
+#[test]
+fn a_primary_without_a_vote_is_deposed_by_a_higher_promise() {
+    let mut stage = states::serving();
+    let mut line = stage.line_of(6, Some((Who::S3, Who::S3.boot())));
+    line.members[0].store = Some(Who::Stranger.store());
+    stage.line = line;
+    let asked = states::asks_promise(&stage, Who::S3, 6);
+    stage.hear(Who::S3, header(Who::Own, 6, 0), asked);
+    assert!(stage.said.contains(&">promise_refused(no_vote)".to_owned()));
+    assert_eq!(stage.role(), "replica");
+}

@@ -144,7 +144,7 @@ fn promise_requests(stage: &Stage) -> Vec<Named> {
 }
 
 fn from_a_primary(stage: &Stage) -> Vec<Named> {
-    let cut = |to| VolumeMessage::Truncate(Truncate { through: lsn(to) });
+    let cut = truncate;
     let commit = VolumeMessage::Commit(Commit {
         committed: lsn(3),
         acknowledged: lsn(3),
@@ -258,6 +258,10 @@ fn leases(stage: &Stage) -> Vec<Named> {
         ),
         ("master_lease(5)", told(Event::MasterSaid(of_master))),
     ]
+}
+
+pub(super) fn truncate(to: u64) -> VolumeMessage {
+    VolumeMessage::Truncate(Truncate { through: lsn(to) })
 }
 
 pub(super) fn refused_stale(n: u64) -> VolumeMessage {

@@ -84,6 +84,7 @@ pub(super) struct Stage {
     /// What the peers hold; they answer while `obedient`.
     pub(super) peers: [Peer; 2],
     pub(super) obedient: bool,
+    pub(super) silent: Option<Who>,
     /// The connections that this node opened.
     pub(super) dialed: [Option<LinkId>; 2],
     /// What was done since `clear`, in words.
@@ -108,6 +109,7 @@ impl Stage {
             line: first_line(3),
             peers: [Peer::new(Who::S2), Peer::new(Who::S3)],
             obedient: false,
+            silent: None,
             dialed: [None; 2],
             said: Vec::new(),
             stopped: false,
@@ -323,7 +325,7 @@ impl Stage {
             }
             _ => {}
         }
-        if self.obedient {
+        if self.obedient && self.silent != Some(self.peers[index].who) {
             let answers = self.peers[index].answers(&message);
             due.extend(answers.into_iter().map(|message| arrived(link, message)));
         }

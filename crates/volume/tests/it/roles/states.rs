@@ -138,11 +138,10 @@ fn lease_over() -> Stage {
     stage
 }
 
-fn cutting() -> Stage {
+pub(super) fn cutting() -> Stage {
     let mut stage = session();
     stage.disk.hangs = true;
-    let through = moorline_wire::Truncate { through: lsn(2) };
-    let cut = VolumeMessage::Truncate(through);
+    let cut = super::events::truncate(2);
     stage.hear(Who::S2, header(Who::Own, 5, 1), cut);
     stage
 }
@@ -178,7 +177,7 @@ fn promising() -> Stage {
 }
 
 /// Named for epoch 5 while the lease of epoch 4 runs.
-fn own_promise_waits() -> Stage {
+pub(super) fn own_promise_waits() -> Stage {
     let mut stage = Stage::new();
     let asked = asks_promise(&stage, Who::S2, 4);
     stage.hear(Who::S2, header(Who::Own, 4, 0), asked);
@@ -217,7 +216,7 @@ fn handshaken() -> Stage {
     stage
 }
 
-fn serving() -> Stage {
+pub(super) fn serving() -> Stage {
     let mut stage = Stage::new();
     stage.obedient = true;
     stage.assign(stage.line_of(5, Some((Who::Own, OWN_BOOT))));
@@ -253,7 +252,7 @@ fn failed() -> Stage {
     stage
 }
 
-fn stopped() -> Stage {
+pub(super) fn stopped() -> Stage {
     let mut stage = in_session();
     stage.tell(moorline_volume::Event::StopRequested);
     stage
