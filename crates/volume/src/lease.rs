@@ -196,6 +196,12 @@ impl Holding {
         self.until.get(member).is_some_and(|&until| now < until)
     }
 
+    /// Until when `member`'s last grant runs or ran; `None` when it never granted.
+    #[must_use]
+    pub fn until(&self, member: &ServerId) -> Option<Instant> {
+        self.until.get(member).copied()
+    }
+
     /// Whether enough members' grants run at `now`.
     #[must_use]
     pub fn is_live(&self, now: Instant, quorum: LeaseQuorum<'_>) -> bool {

@@ -185,6 +185,12 @@ impl Reign {
             .filter_map(Stream::oldest_unanswered)
             .min();
         let silent = silent.map(|since| since.after(PEER_DEADLINE));
+        let missed = line.and_then(|line| {
+            let streams = self.streams.keys();
+            streams
+                .filter_map(|server| self.lease_missed_at(line, server))
+                .min()
+        });
         let lost = self
             .lost_since
             .values()
@@ -200,6 +206,7 @@ impl Reign {
             waiting,
             change,
             silent,
+            missed,
             lost,
             again,
         ]
@@ -310,12 +317,15 @@ impl Replica {
             return;
         };
         reign.registry.deadline_reached(ctx.now, &mut reign.asked);
+        let line = self.line.as_ref();
         let silent: Vec<ServerId> = reign
             .streams
             .iter()
-            .filter(|(_, stream)| {
+            .filter(|(server, stream)| {
                 let since = stream.oldest_unanswered();
+                let missed = line.and_then(|line| reign.lease_missed_at(line, server));
                 since.is_some_and(|since| ctx.now.since(since) >= PEER_DEADLINE)
+                    || missed.is_some_and(|at| at <= ctx.now)
             })
             .map(|(server, _)| server.clone())
             .collect();

@@ -36,6 +36,8 @@ pub(crate) struct Stream {
     pub(super) flushed: Lsn,
     pub(super) told_committed: Lsn,
     in_flight: InFlight,
+    /// When its session was answered.
+    since: Instant,
     /// When the durable frontier last moved: a peer that goes on is slow and not silent.
     progressed: Instant,
     reading: Option<ReadId>,
@@ -92,6 +94,7 @@ impl Stream {
             flushed: Lsn::ZERO,
             told_committed: Lsn::ZERO,
             in_flight: InFlight::new(),
+            since: now,
             progressed: now,
             reading: None,
             joins_when_granted: None,
@@ -104,6 +107,11 @@ impl Stream {
         if let Execution::CatchUp(catch_up) = &mut self.execution {
             catch_up.bind_pin(pins);
         }
+    }
+
+    /// When its session was answered.
+    pub(super) const fn since(&self) -> Instant {
+        self.since
     }
 
     pub(super) fn is_joined(&self) -> bool {

@@ -7,11 +7,13 @@ use std::{
 };
 
 use expect_test::expect_file;
+use moorline_types::{ConfigVersion, Policy};
 
 use self::{
-    stage::{Stage, Who, header},
+    stage::{OWN_BOOT, Stage, Who, header},
     states::STATES,
 };
+use crate::world::blocks;
 
 mod events;
 mod peers;
@@ -157,4 +159,28 @@ fn a_primary_without_a_vote_is_deposed_by_a_higher_promise() {
     stage.hear(Who::S3, header(Who::Own, 6, 0), asked);
     assert!(stage.said.contains(&">promise_refused(no_vote)".to_owned()));
     assert_eq!(stage.role(), "replica");
+}
+
+#[test]
+fn a_member_that_grants_no_lease_leaves_an_idle_volume_that_needs_everybodys() {
+    let mut stage = Stage::new();
+    stage.line.policy = Policy::SyncAll;
+    stage.line.min_copies = 2;
+    stage.obedient = true;
+    stage.assign(stage.line_of(5, Some((Who::Own, OWN_BOOT))));
+    stage.pass(Duration::from_secs(1));
+    assert_eq!(stage.role(), "serving");
+    // Its connections stand, and no record waits for it.
+    stage.silent = Some(Who::S3);
+    stage.pass(Duration::from_secs(4));
+    let asked = ">master:change_config(s1,s2)".to_owned();
+    assert!(stage.said.contains(&asked), "{:?}", stage.said);
+    let mut line = stage.line_of(5, Some((Who::Own, OWN_BOOT)));
+    line.config = ConfigVersion::new(3);
+    line.in_sync.truncate(2);
+    stage.assign(line);
+    let write = stage.request(Stage::write(blocks(3, 1)));
+    stage.tell(write);
+    stage.pass(Duration::from_secs(1));
+    assert!(stage.said.contains(&"reply(done)".to_owned()));
 }

@@ -2,15 +2,35 @@
 
 use std::time::Duration;
 
-use moorline_types::{BootId, ConfigVersion, Epoch, Instant, Policy, ServerId, StoreId};
+use moorline_types::{
+    AssignmentLine, BootId, ConfigVersion, Epoch, Instant, Policy, ServerId, StoreId,
+};
 use moorline_wire::{PromiseRequest, VolumeMessage};
+
+use super::{PEER_DEADLINE, Reign};
 
 use crate::{
     lease::{LeaseQuorum, LeaseTiming},
     mutants::Mutant,
     promotion::Vote,
-    replica::{Ctx, Me, Replica, Role},
+    replica::{Ctx, Me, Replica, Role, lease_term},
 };
+
+impl Reign {
+    /// From when on a joined peer counts as silent though no record waits for it: where everybody's
+    /// lease is needed, nothing is ordered without its, so that no record would ever tell. Only
+    /// who granted once is missed; a restarted one has a term to grant again (`LEASE-4`).
+    pub(in crate::replica) fn lease_missed_at(
+        &self,
+        line: &AssignmentLine,
+        server: &ServerId,
+    ) -> Option<Instant> {
+        let stream = self.streams.get(server).filter(|s| s.is_joined())?;
+        let until = self.holding.until(server)?;
+        let granted_again = stream.since().after(lease_term(line));
+        (line.policy == Policy::SyncAll).then(|| until.max(granted_again).after(PEER_DEADLINE))
+    }
+}
 
 impl Replica {
     /// Whether the lease is live at this very moment.
