@@ -107,6 +107,12 @@ impl BoundPlan {
     /// For a replica that lacks nothing committed: only the join ships, and records above the
     /// committed point need no pin.
     ///
+    /// It may be made again until one of them has joined, which does no harm: it holds nothing and
+    /// changes nothing. The session takes the join point of whichever execution tells its own
+    /// first and refuses any other; from then on none is made. The execution that came too late is
+    /// to be dropped: a step would ship once more what goes out already, and a release would end
+    /// the session.
+    ///
     /// # Errors
     ///
     /// [`BindRefused`] unless the session waits to be joined above `after`.

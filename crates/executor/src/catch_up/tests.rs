@@ -747,4 +747,29 @@ fn a_zero_gap_asks_for_no_pin_and_ships_only_what_the_join_needs() {
     assert_eq!(stage.link.0, [69, 70]);
 }
 
+#[test]
+fn a_zero_gap_that_is_bound_twice_joins_once() {
+    let (mut sender, mut out, _) = handshaken(68, 68);
+    let stamp = sender.session().unwrap().stamp();
+    let bound = |sender: &Sender| BoundPlan::zero_gap(sender, stamp, lsn(68));
+    let plans = [bound(&sender).unwrap(), bound(&sender).unwrap()];
+    let [mut first, mut second] = plans.map(|plan| CatchUp::new(plan, CatchUpConfig::default()));
+    let mut tell = |sender: &mut Sender, head| {
+        let join_point = lsn(head);
+        let fact = Fact::Joined { join_point };
+        sender.handle(at(0), Event::Session { stamp, fact }, &mut out)
+    };
+    assert_eq!(first.join(lsn(70)), HandOver::At(lsn(70)));
+    assert_eq!(tell(&mut sender, 70), Answer::Done);
+    // The other one finds its session joined, at whatever head it comes.
+    let joined = sender.clone();
+    assert_eq!(second.join(lsn(72)), HandOver::At(lsn(72)));
+    assert_ne!(tell(&mut sender, 72), Answer::Done);
+    assert_eq!(sender, joined, "the join point stays");
+    assert!(bound(&sender).is_err(), "no third");
+    drop(second);
+    assert_eq!(sender, joined, "nothing hung on it");
+    assert!(!first.is_over());
+}
+
 mod symmetry;
