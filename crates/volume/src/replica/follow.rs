@@ -10,6 +10,7 @@ use moorline_wire::{
 
 use super::{Ctx, Replica, Role, Then, lines::is_promise_of, memory::JoinPoint};
 use crate::{
+    journal::Happening,
     lease::Reign as ReignId,
     mutants::Mutant,
     node::{Action, LinkId, Peer},
@@ -276,7 +277,7 @@ impl Replica {
             return;
         }
         cutting.step = CutStep::Made;
-        let lsn = cutting.through;
+        let (lsn, peer) = (cutting.through, follower.reign.server.clone());
         if self.store.log().head() == lsn {
             // A cut to here that an earlier order made answers for this one, once it is durable.
             if self.cuts_under_way == 0 {
@@ -284,8 +285,18 @@ impl Replica {
             }
             return;
         }
+        let below_committed = lsn < self.store.committed();
         let cut = self.cut_below(lsn);
         if let Err(reason) = cut {
+            if below_committed {
+                self.note(
+                    ctx,
+                    Happening::PeerRefused {
+                        peer,
+                        reason: "it orders a cut below what is known to be committed",
+                    },
+                );
+            }
             if let Role::Follower(follower) = &mut self.role {
                 follower.session = None;
             }

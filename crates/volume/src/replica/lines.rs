@@ -218,7 +218,7 @@ impl Replica {
         }
         self.owed.extend(reply_to);
         if already && is_promise_of(self.store.durable().promised.as_ref(), &reign) {
-            self.on_promise_persisted(ctx, &reign);
+            self.act_on_promise(ctx, &reign);
         }
     }
 
@@ -255,6 +255,11 @@ impl Replica {
                 to: reign.server.clone(),
             },
         );
+        self.act_on_promise(ctx, reign);
+    }
+
+    /// The promise is durable and the newest one: follows who has it, and answers who asked.
+    fn act_on_promise(&mut self, ctx: &mut Ctx<'_>, reign: &ReignId) {
         let leads = self.leading_epoch() == Some(reign.epoch);
         if !leads && reign.server != ctx.me.server {
             let follows =
