@@ -17,7 +17,10 @@ use moorline_wire::{
 };
 
 use super::{peers::Peer, words};
-use crate::world::{CLIENT, CLUSTER, Disk, LOG_BYTES, VOLUME, config, first_line, server};
+use crate::world::{CLIENT, CLUSTER, Disk, VOLUME, config, first_line, server};
+
+/// A store is read in full at each opening, and thousands are opened.
+const LOG_BYTES: u64 = 1 << 20;
 
 const DEVICE: DeviceKey = DeviceKey::new(1);
 
