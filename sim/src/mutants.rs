@@ -366,10 +366,6 @@ pub const UNSTAGED: &[(&str, &str)] = &[
         "a primary without its master, whose last granter restarts and promises within the lease",
     ),
     (
-        "lease_from_receipt",
-        "a grant that arrives a lease late, at a primary that hears of nothing else",
-    ),
-    (
         "grows_without_lease",
         "a failover to a newcomer before the old primary hears that it is in sync",
     ),
