@@ -1,7 +1,7 @@
 //! Clients of a primary: the gate that the desk works behind.
 
 use moorline_blockvol::{BlockVersion, ReadFault, ReadToken, Segment, StatusRun};
-use moorline_types::{BlockCount, Epoch, Instant};
+use moorline_types::{BLOCK_SIZE, BlockCount, Epoch, Instant};
 
 use super::{Ctx, Replica, Role};
 use crate::{
@@ -74,12 +74,16 @@ impl Replica {
         }
     }
 
-    /// What is not committed frees no room anywhere, and a follower's frames may take more of its
-    /// log than these do here: a fifth is left for that, and for the marks of those who lead next.
+    /// What is not committed frees no room anywhere, and it may take more of a follower's log than of
+    /// this one: a record that comes alone has a frame of its own there, and an idle mark behind it, a
+    /// block each. A fifth is left for the marks of those who lead next.
     pub(super) fn log_room(&self, now: Instant) -> LogRoom {
         let log = self.store.log();
         let capacity_bytes = log.capacity_bytes();
-        let uncommitted = log.bytes_after(self.store.frontiers().committed);
+        let committed = self.store.frontiers().committed;
+        let records = log.head().distance_from(committed.min(log.head()));
+        let alone = records.saturating_mul(2 * BLOCK_SIZE as u64);
+        let uncommitted = log.bytes_after(committed).saturating_add(alone);
         LogRoom {
             capacity_bytes,
             used_bytes: log.used_bytes().max(uncommitted + capacity_bytes / 5),
