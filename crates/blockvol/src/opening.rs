@@ -491,12 +491,9 @@ fn note_opening(content: &mut Superblock, boot: BootId) {
     let line = content.durable.line.as_ref();
     let seat = line.and_then(|line| line.member(&content.identity.server));
     if let Some(seat) = seat.filter(|seat| seat.store == Some(content.identity.store))
-        && let Some(by) = seat.opened_by
+        && let Some(recorded) = seat.opening()
     {
-        content.openings.forget_before(Opening {
-            open: seat.open,
-            boot: by,
-        });
+        content.openings.forget_before(recorded);
     }
     content.openings.add(Opening {
         open: content.open,

@@ -4,7 +4,7 @@
 //! copy of it was put back, can learn the newest ones from them: once so many seats reported that
 //! nothing can have been acted on which none of them knows.
 
-use moorline_types::{AssignmentLine, Opening, Policy, ServerId};
+use moorline_types::{AssignmentLine, Policy, ServerId};
 use moorline_wire::control::{StoreReport, VoteState};
 
 use crate::{record::Seen, vote};
@@ -87,11 +87,10 @@ pub fn weigh<'a>(
 
 /// Whether the store is not older than the newest line knows it to be.
 fn has_opened_last(member: &moorline_types::Member, store: Option<&StoreReport>) -> bool {
-    let Some(boot) = member.opened_by else {
+    let Some(recorded) = member.opening() else {
         return store.is_some();
     };
-    let open = member.open;
-    store.is_some_and(|store| store.openings.descends_from(Opening { open, boot }))
+    store.is_some_and(|store| store.openings.descends_from(recorded))
 }
 
 /// Whether the line that the store persisted is here, whole; a store may never have had one.

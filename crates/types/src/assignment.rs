@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AckPoint, BlockCount, BootId, ConfigVersion, Epoch, OpenCount, Policy, ServerId, StoreId,
-    VolumeId,
+    AckPoint, BlockCount, BootId, ConfigVersion, Epoch, OpenCount, Opening, Policy, ServerId,
+    StoreId, VolumeId,
 };
 
 /// What a request meets while the policy cannot be met.
@@ -95,6 +95,20 @@ pub struct Member {
     pub nbd_addr: String,
     /// Raised at each change of an address; lower is stale.
     pub endpoint_version: u64,
+}
+
+impl Member {
+    /// The opening of the store that is recorded, for [`Openings::descends_from`]; `None` while no
+    /// boot is.
+    ///
+    /// [`Openings::descends_from`]: crate::Openings::descends_from
+    #[must_use]
+    pub fn opening(&self) -> Option<Opening> {
+        self.opened_by.map(|boot| Opening {
+            open: self.open,
+            boot,
+        })
+    }
 }
 
 /// One assignment of one volume, ordered by `(epoch, config)`.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use moorline_engine::{epoch_of, excused, last_common};
 use moorline_types::{
     AckPoint, AssignmentLine, Epoch, GivenUp, GivenUpWhy, Instant, Lsn, LsnRange,
-    MARK_GIVEN_UP_MAX, Member, Opening, Policy, ServerId,
+    MARK_GIVEN_UP_MAX, Member, Policy, ServerId,
 };
 use moorline_wire::{ImageState, MemoryState, ReplicaFacts};
 
@@ -71,11 +71,8 @@ pub fn vote_of(facts: &ReplicaFacts, line: &AssignmentLine, mutants: Mutants) ->
 
 /// Whether the store still has the opening that is recorded of it.
 fn descends(facts: &ReplicaFacts, member: &Member) -> bool {
-    match member.opened_by {
-        Some(boot) => facts.openings.descends_from(Opening {
-            open: member.open,
-            boot,
-        }),
+    match member.opening() {
+        Some(recorded) => facts.openings.descends_from(recorded),
         None => facts.open >= member.open,
     }
 }

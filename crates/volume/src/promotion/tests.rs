@@ -1,6 +1,6 @@
 use moorline_types::{
-    BlockCount, BootId, ConfigVersion, EpochStart, Member, NoQuorum, OpenCount, Openings, StoreId,
-    VolumeId,
+    BlockCount, BootId, ConfigVersion, EpochStart, Member, NoQuorum, OpenCount, Opening, Openings,
+    StoreId, VolumeId,
 };
 use moorline_wire::VoteClaim;
 
